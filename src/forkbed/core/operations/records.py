@@ -1,0 +1,103 @@
+"""The records of operations, their steps and the events they leave: plain values, kept by the store.
+
+An operation is what somebody asked for. Its `goal` says what is to be true at its end; how to get there is
+planned anew from what is seen, so a record never holds a list of things to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from forkbed.base.ids import OperationId, SystemId
+
+
+class OperationKind(StrEnum):
+    UP = "up"
+    DOWN = "down"
+    POWER = "power"  # start, stop, restart, pause, resume
+    RECONCILE = "reconcile"  # nobody asked: the world differs from what is declared
+    IMAGE_BUILD = "image-build"
+    IMAGE_IMPORT = "image-import"
+    GARBAGE_COLLECTION = "gc"
+
+
+class OperationStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in (self.SUCCEEDED, self.FAILED, self.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asked: the peer's uid, the account's name, and the command as typed (or the HTTP request)."""
+
+    uid: int
+    account: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    id: OperationId
+    kind: OperationKind
+    system_id: SystemId | None
+    subject: str  # what people call it: a system's name, `system/machine`, an image's name
+    goal: dict[str, object]  # JSON
+    requester: Requester
+    status: OperationStatus
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    error: dict[str, object] | None = None  # OperationalError.as_dict()
+    result: dict[str, object] | None = None
+    idempotency_key: str | None = None
+
+
+class StepStatus(StrEnum):
+    STARTED = "started"
+    CHANGED = "changed"
+    ALREADY = "already"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # the controller died or the operation was cancelled in the middle
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One try of one step. `message` is its latest progress, or the reason of a failure."""
+
+    sequence: int  # in the operation, from 1
+    operation_id: OperationId
+    key: str  # `steps.step_key`
+    verb: str
+    subject: str
+    host: str
+    status: StepStatus
+    started_at: float
+    ended_at: float | None = None
+    message: str = ""
+    done: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, for people and programs. `attributes` is JSON; the sentence is made at the edge.
+
+    `sequence` rises over the whole installation, so a follower can go on where it stopped.
+    """
+
+    sequence: int
+    at: float
+    kind: str  # dotted: "operation.started", "step.failed", "machine.crashed", "image.tagged"
+    system: str = ""
+    machine: str = ""
+    operation_id: str = ""
+    attributes: dict[str, object] | None = None

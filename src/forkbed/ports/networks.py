@@ -1,0 +1,34 @@
+"""Layer-2 segments on one host with DHCP, DNS, filters, uplink and published ports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from forkbed.base.ids import NetworkId, SystemId
+from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork
+from forkbed.core.systems.steps import Effect
+from forkbed.core.systems.view import NetworkView
+
+
+class Networks(Protocol):
+    def networks(self) -> Sequence[NetworkView]:
+        """All networks of this installation on the host, half-made ones too (`healthy` False)."""
+
+    def ensure(
+        self, system_id: SystemId, network: ResolvedNetwork, members: Sequence[ResolvedMachine], digest: str
+    ) -> Effect:
+        """Make the network exactly as described, whatever part of it is there already, without breaking
+        traffic where nothing differs. `digest` is stored last: a view shows it only when all was done.
+
+        Filters for every member's taps are in place before it returns, whether or not the taps exist yet.
+        """
+
+    def remove(self, network_id: NetworkId) -> Effect:
+        """Remove every part of the network, also of a half-made one."""
+
+    def bridge_name(self, network: ResolvedNetwork) -> str:
+        """The host bridge that NICs on this network are joined to (the host's own for an uplink `bridge`)."""
+
+    def namespace(self, network: ResolvedNetwork) -> str:
+        """Path of the network namespace from which the network's machines can be reached."""
