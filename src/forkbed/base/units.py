@@ -1,6 +1,6 @@
 """Sizes and times as people write them, to bytes and seconds and back. Pure.
 
-Inside the program a size is an `int` of bytes and a time span a `float` of seconds, with the unit in the name.
+Inside the program a size is an `int` of bytes and a time span a `float` of seconds, the unit in the name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def parse_duration_s(text: str) -> float:
 
 
 def format_size(size_bytes: int) -> str:
-    """A size in the largest binary unit that gives a short exact or one-decimal figure: `512 MiB`, `1.5 GiB`."""
+    """A size in the largest fitting binary unit, with one decimal if needed: `512 MiB`, `1.5 GiB`."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:

@@ -52,7 +52,7 @@ class CommandRequest:
 
 
 class CommandChannel(Protocol):
-    """A running command: streams of any size, then its status. A context manager: leaving it ends the command."""
+    """A running command: streams of any size, then its status. Leaving the context ends the command."""
 
     @property
     def via(self) -> str:
@@ -66,7 +66,7 @@ class CommandChannel(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def read(self, timeout_s: float) -> tuple[str, bytes] | None:
-        """The next ("stdout"|"stderr", bytes); ("", b"") when nothing came in time; None at the end of both."""
+        """The next ("stdout"|"stderr", bytes); ("", b"") if nothing came in time; None when both ended."""
 
     def write(self, data: bytes) -> None:
         """Pass bytes to its standard input; blocks while the guest does not take them."""
@@ -81,7 +81,7 @@ class CommandChannel(Protocol):
 
 class Guests(Protocol):
     def seed(self, machine: ResolvedMachine, content: SeedContent, digest: str) -> Effect:
-        """Write the machine's seed disk (0400); keeps host keys of an earlier seed of the same instance id."""
+        """Write the machine's seed disk (0400). Host keys stay the same for the same instance id."""
 
     def seed_attachment(self, machine: ResolvedMachine) -> DiskAttachment: ...
 
@@ -91,7 +91,7 @@ class Guests(Protocol):
     def remove_seed(self, machine_id: MachineId) -> Effect: ...
 
     def await_reachable(self, address: GuestAddress, timeout_s: float, progress: Progress) -> str:
-        """Wait until the guest answers over ssh or its agent; returns which. UNREACHABLE after `timeout_s`."""
+        """Wait until the guest answers over ssh or agent; returns which. UNREACHABLE after `timeout_s`."""
 
     def run_setup(self, address: GuestAddress, commands: Sequence[SetupSpec], progress: Progress) -> None:
         """Run those whose mark is not in the guest yet, in order. A FAULT carries the command's own words."""

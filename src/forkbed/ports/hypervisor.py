@@ -120,7 +120,7 @@ class Hypervisor(Protocol):
         """The serial console. A second opening takes it over from the first."""
 
     def console_log(self, machine_id: MachineId, *, tail_bytes: int | None = None) -> bytes:
-        """What the guest wrote to its serial console since it was defined (older output may be rotated away)."""
+        """What the guest wrote to its serial console; the oldest output may be rotated away."""
 
     def watch(self, listener: Callable[[MachineEvent], None]) -> Callable[[], None]:
         """Call `listener` (from any thread) for what happens by itself; returns what ends the watching."""

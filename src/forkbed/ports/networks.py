@@ -16,7 +16,12 @@ class Networks(Protocol):
         """All networks of this installation on the host, half-made ones too (`healthy` False)."""
 
     def ensure(
-        self, system_id: SystemId, network: ResolvedNetwork, members: Sequence[ResolvedMachine], digest: str
+        self,
+        system_id: SystemId,
+        system_name: str,
+        network: ResolvedNetwork,
+        members: Sequence[ResolvedMachine],
+        digest: str,
     ) -> Effect:
         """Make the network exactly as described, whatever part of it is there already, without breaking
         traffic where nothing differs. `digest` is stored last: a view shows it only when all was done.

@@ -89,7 +89,7 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, for people and programs. `attributes` is JSON; the sentence is made at the edge.
+    """Something that happened. `attributes` is JSON; the sentence for people is made at the edge.
 
     `sequence` rises over the whole installation, so a follower can go on where it stopped.
     """

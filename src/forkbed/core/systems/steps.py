@@ -22,7 +22,7 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EnsureNetwork:
-    """Make bridge, service namespace, filters, addresses, DHCP, DNS, uplink and published ports as declared."""
+    """Make bridge, service namespace, filters, DHCP, DNS, uplink and published ports as declared."""
 
     network: ResolvedNetwork
     members: tuple[ResolvedMachine, ...]  # every machine with a NIC on it

@@ -1,4 +1,4 @@
-"""What was seen of a system on its host: facts, without any judgement. Filled by the engine from the ports."""
+"""What was seen of a system on its host: facts without judgement, filled by the engine from the ports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from forkbed.base.ids import MachineId, NetworkId, VolumeId
+from forkbed.base.ids import MachineId, NetworkId, SystemId, VolumeId
 
 
 class Power(StrEnum):
@@ -31,6 +31,7 @@ class MachineView:
 
     machine_id: MachineId
     power: Power
+    name: str = ""  # in its system
     definition_digest: str = ""
     running_digest: str = ""
     boot_id: str = ""
@@ -42,17 +43,20 @@ class MachineView:
 @dataclass(frozen=True, slots=True)
 class VolumeView:
     volume_id: VolumeId
+    system_id: SystemId
     size_bytes: int
     machine_id: MachineId
+    machine_name: str
     name: str
     backing: str = ""  # image id of a root volume
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkView:
-    """`digest` is what `EnsureNetwork` last completed with; `healthy` whether all its parts are there and run."""
+    """`digest` is what `EnsureNetwork` last completed with; `healthy`: all its parts are there and run."""
 
     network_id: NetworkId
+    system_id: SystemId
     digest: str
     healthy: bool
 
