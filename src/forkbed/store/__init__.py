@@ -1,1 +1,1 @@
-
+"""Remembering: the relational database behind `ports.store`."""

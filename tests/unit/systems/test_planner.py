@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def running(declared: ResolvedSystem) -> Goal:
     return Goal({m.name: Wanted.RUNNING for m in declared.machines})
 
 
-MACHINES = st.fixed_dictionaries(
+MACHINES: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "memory_bytes": st.sampled_from([1 << 27, 1 << 28]),
         "image": st.sampled_from(["a", "b"]),

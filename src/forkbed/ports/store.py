@@ -1,0 +1,145 @@
+"""What is remembered: systems, revisions, operations, journal, events. SQLite by default, later PostgreSQL too.
+
+Every call is one transaction and durable when it returns. The store decides nothing: rules are applied by
+the engine, inside `submit` through the function it hands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from forkbed.base.ids import InstallationId, MachineId, OperationId, SystemId
+from forkbed.core.operations.records import (
+    Event,
+    JournalEntry,
+    Operation,
+    OperationStatus,
+    Requester,
+    StepStatus,
+)
+from forkbed.core.operations.rules import Admit, Refuse
+from forkbed.core.systems.goal import Wanted
+from forkbed.core.systems.spec import ResolvedSystem, SystemSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRecord:
+    """The present declaration of a system. `wanted` is by machine name; `up`: its networks are wanted."""
+
+    id: SystemId
+    name: str
+    resolved: ResolvedSystem
+    wanted: Mapping[str, Wanted]
+    up: bool
+    created_at: float
+    changed_at: float
+
+    @property
+    def revision(self) -> int:
+        return self.resolved.revision
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRecord:
+    """An accepted manifest, never changed. `files` maps the manifest's paths to content hashes."""
+
+    system_id: SystemId
+    number: int
+    accepted_at: float
+    requester: Requester
+    file_name: str
+    text: str
+    variables: Mapping[str, str]
+    files: Mapping[str, str]
+    digest: str
+    spec: SystemSpec
+    resolved: ResolvedSystem
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyMark:
+    """Which boot of a machine passed which readiness."""
+
+    boot_id: str
+    digest: str
+
+
+Admission = Callable[[Sequence[Operation]], Admit | Refuse]
+
+
+class Store(Protocol):
+    def installation_id(self) -> InstallationId:
+        """This installation's id, drawn when the store was made."""
+
+    def systems(self) -> Sequence[SystemRecord]: ...
+
+    def system(self, name: str) -> SystemRecord | None: ...
+
+    def save_system(self, system: SystemRecord) -> None: ...
+
+    def delete_system(self, system_id: SystemId) -> None:
+        """Forget the system, its revisions and ready marks. Operations and events stay."""
+
+    def revisions(self, system_id: SystemId) -> Sequence[RevisionRecord]:
+        """All of them, oldest first."""
+
+    def submit(
+        self,
+        operation: Operation,
+        admission: Admission,
+        *,
+        system: SystemRecord | None = None,
+        revision: RevisionRecord | None = None,
+    ) -> Operation | Refuse:
+        """Add an operation, and with it the system and revision that it is about, or nothing at all.
+
+        `admission` is asked within the transaction about the active operations of the same system; those it
+        wants cancelled become CANCELLING. An operation of the same requester with the same idempotency key
+        is returned instead of adding one.
+        """
+
+    def operation(self, operation_id: OperationId) -> Operation | None: ...
+
+    def operations(
+        self, *, system_id: SystemId | None = None, active_only: bool = False, limit: int = 100
+    ) -> Sequence[Operation]:
+        """Newest first."""
+
+    def set_status(
+        self,
+        operation_id: OperationId,
+        status: OperationStatus,
+        at: float,
+        *,
+        error: dict[str, object] | None = None,
+        result: dict[str, object] | None = None,
+    ) -> Operation:
+        """Record the new status; one that has ended stays as it is. Returns what is stored now."""
+
+    def begin_step(self, entry: JournalEntry) -> JournalEntry:
+        """Add an entry; its `sequence` is given by the store."""
+
+    def end_step(
+        self, operation_id: OperationId, sequence: int, status: StepStatus, at: float, message: str
+    ) -> None: ...
+
+    def interrupt_steps(self, operation_id: OperationId, at: float) -> None:
+        """Close the entries that a dead controller left open."""
+
+    def journal(self, operation_id: OperationId) -> Sequence[JournalEntry]: ...
+
+    def add_event(self, event: Event) -> Event:
+        """Add an event; its `sequence` is given by the store."""
+
+    def events(self, *, after: int = 0, system: str = "", limit: int = 1000) -> Sequence[Event]:
+        """Oldest first, those with a greater sequence than `after`."""
+
+    def last_event(self) -> int:
+        """The greatest sequence given so far, 0 if none."""
+
+    def mark_ready(self, machine_id: MachineId, mark: ReadyMark) -> None: ...
+
+    def ready_marks(self) -> Mapping[MachineId, ReadyMark]: ...

@@ -1,0 +1,452 @@
+"""The store on SQLite: SQLAlchemy Core, synchronous, WAL, every commit on disk before a call returns.
+
+Writers are serialised by `BEGIN IMMEDIATE`; readers never wait. The schema is brought up to date on opening.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from pydantic import TypeAdapter
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.engine import Connection, Row
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import DrawId, InstallationId, MachineId, OperationId, SystemId
+from forkbed.core.operations.records import (
+    Event,
+    JournalEntry,
+    Operation,
+    OperationKind,
+    OperationStatus,
+    Requester,
+    StepStatus,
+)
+from forkbed.core.operations.rules import Refuse
+from forkbed.core.systems.goal import Wanted
+from forkbed.core.systems.spec import ResolvedSystem
+from forkbed.ports.store import Admission, ReadyMark, RevisionRecord, SystemRecord
+from forkbed.store import schema
+
+_RESOLVED = TypeAdapter(ResolvedSystem)
+_WANTED = TypeAdapter(dict[str, Wanted])
+_REVISION = TypeAdapter(RevisionRecord)
+_ACTIVE = [OperationStatus.QUEUED, OperationStatus.RUNNING, OperationStatus.CANCELLING]
+
+
+class Database:
+    """The store in the file `path`, or in memory for `None` (simulation and tests)."""
+
+    def __init__(self, path: Path | None, draw_id: DrawId) -> None:
+        """Open or create the database. FAULT if the file is not one or cannot be written."""
+        url = f"sqlite:///{path}" if path else "sqlite:///file:forkbed?mode=memory&uri=true"
+        pool = {} if path else {"poolclass": sa.StaticPool}
+        self._engine = sa.create_engine(url, connect_args={"check_same_thread": False}, **pool)
+        sa.event.listen(self._engine, "connect", _prepare_connection)
+        sa.event.listen(self._engine, "begin", _begin)
+        self._path = path
+        # in memory there is one connection, which threads must not share
+        self._alone = threading.RLock() if path is None else nullcontext()
+        with self._write() as connection:
+            _migrate(connection)
+            self._id = _installation_id(connection, draw_id)
+
+    def close(self) -> None:
+        """Give the file back; the store cannot be used afterwards."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        try:
+            with (
+                self._alone,
+                self._engine.execution_options(forkbed_begin="IMMEDIATE").begin() as connection,
+            ):
+                yield connection
+        except sa.exc.DatabaseError as error:
+            if isinstance(error, sa.exc.IntegrityError):
+                raise
+            raise OperationalError(
+                Kind.FAULT,
+                f"database {self._path or 'in memory'}",
+                f"cannot be written: {error.orig}",
+                "check the disk's free space and the file's owner; `forkbed doctor` does both",
+            ) from error
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self._alone, self._engine.begin() as connection:
+            yield connection
+
+    def installation_id(self) -> InstallationId:
+        """See `ports.store.Store`, as for every method below."""
+        return self._id
+
+    # systems
+
+    def systems(self) -> Sequence[SystemRecord]:
+        """All systems by name."""
+        with self._read() as connection:
+            rows = connection.execute(sa.select(schema.systems).order_by(schema.systems.c.name))
+            return [_system(row) for row in rows]
+
+    def system(self, name: str) -> SystemRecord | None:
+        """The system of that name."""
+        with self._read() as connection:
+            row = connection.execute(sa.select(schema.systems).where(schema.systems.c.name == name)).first()
+        return _system(row) if row else None
+
+    def save_system(self, system: SystemRecord) -> None:
+        """Store the system as it is now."""
+        with self._write() as connection:
+            _save_system(connection, system)
+
+    def delete_system(self, system_id: SystemId) -> None:
+        """Forget a system; its operations and events stay."""
+        with self._write() as connection:
+            row = connection.execute(
+                sa.select(schema.systems).where(schema.systems.c.id == system_id)
+            ).first()
+            if row is None:
+                return
+            machines = [machine.id for machine in _system(row).resolved.machines]
+            marks = schema.ready_marks
+            connection.execute(sa.delete(marks).where(marks.c.machine_id.in_(machines)))
+            connection.execute(sa.delete(schema.systems).where(schema.systems.c.id == system_id))
+
+    def revisions(self, system_id: SystemId) -> Sequence[RevisionRecord]:
+        """The system's revisions, oldest first."""
+        table = schema.revisions
+        query = sa.select(table.c.document).where(table.c.system_id == system_id).order_by(table.c.number)
+        with self._read() as connection:
+            return [_REVISION.validate_json(row.document) for row in connection.execute(query)]
+
+    # operations
+
+    def submit(
+        self,
+        operation: Operation,
+        admission: Admission,
+        *,
+        system: SystemRecord | None = None,
+        revision: RevisionRecord | None = None,
+    ) -> Operation | Refuse:
+        """Add the operation, its system and revision, or answer why not."""
+        table = schema.operations
+        with self._write() as connection:
+            if operation.idempotency_key is not None:
+                row = connection.execute(
+                    sa.select(table).where(
+                        table.c.uid == operation.requester.uid,
+                        table.c.idempotency_key == operation.idempotency_key,
+                    )
+                ).first()
+                if row is not None:
+                    return _operation(row)
+            if operation.system_id is not None:
+                active = connection.execute(
+                    sa.select(table).where(
+                        table.c.system_id == operation.system_id, table.c.status.in_(_ACTIVE)
+                    )
+                )
+                answer = admission([_operation(row) for row in active])
+                if isinstance(answer, Refuse):
+                    return answer
+                connection.execute(
+                    sa.update(table)
+                    .where(table.c.id.in_(answer.cancel))
+                    .values(status=OperationStatus.CANCELLING)
+                )
+            if system is not None:
+                _save_system(connection, system)
+            if revision is not None:
+                connection.execute(
+                    sa.insert(schema.revisions).values(
+                        system_id=revision.system_id,
+                        number=revision.number,
+                        document=_REVISION.dump_json(revision).decode(),
+                    )
+                )
+            connection.execute(sa.insert(table).values(**_operation_values(operation)))
+        return operation
+
+    def operation(self, operation_id: OperationId) -> Operation | None:
+        """The operation of that id."""
+        table = schema.operations
+        with self._read() as connection:
+            row = connection.execute(sa.select(table).where(table.c.id == operation_id)).first()
+        return _operation(row) if row else None
+
+    def operations(
+        self, *, system_id: SystemId | None = None, active_only: bool = False, limit: int = 100
+    ) -> Sequence[Operation]:
+        """Operations, newest first."""
+        table = schema.operations
+        query = sa.select(table).order_by(table.c.created_at.desc(), table.c.id).limit(limit)
+        if system_id is not None:
+            query = query.where(table.c.system_id == system_id)
+        if active_only:
+            query = query.where(table.c.status.in_(_ACTIVE))
+        with self._read() as connection:
+            return [_operation(row) for row in connection.execute(query)]
+
+    def set_status(
+        self,
+        operation_id: OperationId,
+        status: OperationStatus,
+        at: float,
+        *,
+        error: dict[str, object] | None = None,
+        result: dict[str, object] | None = None,
+    ) -> Operation:
+        """Record a status unless the operation has ended; answers what is stored."""
+        table = schema.operations
+        with self._write() as connection:
+            row = connection.execute(sa.select(table).where(table.c.id == operation_id)).one()
+            before = _operation(row)
+            cancelling = before.status is OperationStatus.CANCELLING
+            if before.status.ended or (cancelling and not status.ended):
+                return before
+            after = replace(before, status=status, error=error, result=result)
+            if status is OperationStatus.RUNNING and before.started_at is None:
+                after = replace(after, started_at=at)
+            if status.ended:
+                after = replace(after, ended_at=at)
+            connection.execute(
+                sa.update(table).where(table.c.id == operation_id).values(**_operation_values(after))
+            )
+        return after
+
+    # journal
+
+    def begin_step(self, entry: JournalEntry) -> JournalEntry:
+        """Add a journal entry under the next sequence of its operation."""
+        table = schema.journal
+        with self._write() as connection:
+            last = connection.execute(
+                sa.select(sa.func.max(table.c.sequence)).where(table.c.operation_id == entry.operation_id)
+            ).scalar()
+            entry = replace(entry, sequence=(last or 0) + 1)
+            connection.execute(
+                sa.insert(table).values(
+                    operation_id=entry.operation_id,
+                    sequence=entry.sequence,
+                    key=entry.key,
+                    verb=entry.verb,
+                    subject=entry.subject,
+                    host=entry.host,
+                    status=entry.status,
+                    started_at=entry.started_at,
+                    message=entry.message,
+                )
+            )
+        return entry
+
+    def end_step(
+        self, operation_id: OperationId, sequence: int, status: StepStatus, at: float, message: str
+    ) -> None:
+        """Close a journal entry."""
+        table = schema.journal
+        with self._write() as connection:
+            connection.execute(
+                sa.update(table)
+                .where(table.c.operation_id == operation_id, table.c.sequence == sequence)
+                .values(status=status, ended_at=at, message=message)
+            )
+
+    def interrupt_steps(self, operation_id: OperationId, at: float) -> None:
+        """Close the entries that are still open."""
+        table = schema.journal
+        with self._write() as connection:
+            connection.execute(
+                sa.update(table)
+                .where(table.c.operation_id == operation_id, table.c.status == StepStatus.STARTED)
+                .values(status=StepStatus.INTERRUPTED, ended_at=at)
+            )
+
+    def journal(self, operation_id: OperationId) -> Sequence[JournalEntry]:
+        """The operation's entries in their order."""
+        table = schema.journal
+        query = sa.select(table).where(table.c.operation_id == operation_id).order_by(table.c.sequence)
+        with self._read() as connection:
+            return [_journal_entry(row) for row in connection.execute(query)]
+
+    # events and ready marks
+
+    def add_event(self, event: Event) -> Event:
+        """Add an event under the next sequence."""
+        with self._write() as connection:
+            result = connection.execute(
+                sa.insert(schema.events).values(
+                    at=event.at,
+                    kind=event.kind,
+                    system=event.system,
+                    machine=event.machine,
+                    operation_id=event.operation_id,
+                    attributes=json.dumps(event.attributes or {}),
+                )
+            )
+            sequence = result.inserted_primary_key
+        assert sequence is not None
+        return replace(event, sequence=sequence[0])
+
+    def events(self, *, after: int = 0, system: str = "", limit: int = 1000) -> Sequence[Event]:
+        """Events after a sequence, oldest first."""
+        table = schema.events
+        query = sa.select(table).where(table.c.sequence > after).order_by(table.c.sequence).limit(limit)
+        if system:
+            query = query.where(table.c.system == system)
+        with self._read() as connection:
+            return [_event(row) for row in connection.execute(query)]
+
+    def last_event(self) -> int:
+        """The greatest sequence given so far."""
+        with self._read() as connection:
+            return connection.execute(sa.select(sa.func.max(schema.events.c.sequence))).scalar() or 0
+
+    def mark_ready(self, machine_id: MachineId, mark: ReadyMark) -> None:
+        """Remember that a boot passed."""
+        values = {"boot_id": mark.boot_id, "digest": mark.digest}
+        with self._write() as connection:
+            connection.execute(
+                upsert(schema.ready_marks)
+                .values(machine_id=machine_id, **values)
+                .on_conflict_do_update(index_elements=["machine_id"], set_=values)
+            )
+
+    def ready_marks(self) -> Mapping[MachineId, ReadyMark]:
+        """The last boot of each machine that passed."""
+        with self._read() as connection:
+            rows = connection.execute(sa.select(schema.ready_marks))
+            return {MachineId(row.machine_id): ReadyMark(row.boot_id, row.digest) for row in rows}
+
+
+def _prepare_connection(raw: object, _record: object) -> None:
+    # the driver must not begin transactions by itself: `_begin` decides which kind
+    raw.isolation_level = None  # type: ignore[attr-defined]
+    cursor = raw.cursor()  # type: ignore[attr-defined]
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=20000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    kind = connection.get_execution_options().get("forkbed_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {kind}")
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(files("forkbed.store") / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _installation_id(connection: Connection, draw_id: DrawId) -> InstallationId:
+    stored = connection.execute(sa.select(schema.installation.c.id)).scalar()
+    if stored is None:
+        stored = draw_id(4)
+        connection.execute(sa.insert(schema.installation).values(id=stored))
+    return InstallationId(stored)
+
+
+def _save_system(connection: Connection, system: SystemRecord) -> None:
+    values = {
+        "name": system.name,
+        "resolved": _RESOLVED.dump_json(system.resolved).decode(),
+        "wanted": _WANTED.dump_json(dict(system.wanted)).decode(),
+        "up": system.up,
+        "created_at": system.created_at,
+        "changed_at": system.changed_at,
+    }
+    connection.execute(
+        upsert(schema.systems)
+        .values(id=system.id, **values)
+        .on_conflict_do_update(index_elements=["id"], set_=values)
+    )
+
+
+def _system(row: Row[tuple[object, ...]]) -> SystemRecord:
+    return SystemRecord(
+        id=SystemId(row.id),
+        name=row.name,
+        resolved=_RESOLVED.validate_json(row.resolved),
+        wanted=_WANTED.validate_json(row.wanted),
+        up=row.up,
+        created_at=row.created_at,
+        changed_at=row.changed_at,
+    )
+
+
+def _operation_values(operation: Operation) -> dict[str, object]:
+    return {
+        "id": operation.id,
+        "kind": operation.kind,
+        "system_id": operation.system_id,
+        "subject": operation.subject,
+        "goal": json.dumps(operation.goal),
+        "uid": operation.requester.uid,
+        "account": operation.requester.account,
+        "command": operation.requester.command,
+        "status": operation.status,
+        "created_at": operation.created_at,
+        "started_at": operation.started_at,
+        "ended_at": operation.ended_at,
+        "error": json.dumps(operation.error) if operation.error is not None else None,
+        "result": json.dumps(operation.result) if operation.result is not None else None,
+        "idempotency_key": operation.idempotency_key,
+    }
+
+
+def _operation(row: Row[tuple[object, ...]]) -> Operation:
+    return Operation(
+        id=OperationId(row.id),
+        kind=OperationKind(row.kind),
+        system_id=SystemId(row.system_id) if row.system_id is not None else None,
+        subject=row.subject,
+        goal=json.loads(row.goal),
+        requester=Requester(row.uid, row.account, row.command),
+        status=OperationStatus(row.status),
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        error=json.loads(row.error) if row.error is not None else None,
+        result=json.loads(row.result) if row.result is not None else None,
+        idempotency_key=row.idempotency_key,
+    )
+
+
+def _journal_entry(row: Row[tuple[object, ...]]) -> JournalEntry:
+    return JournalEntry(
+        sequence=row.sequence,
+        operation_id=OperationId(row.operation_id),
+        key=row.key,
+        verb=row.verb,
+        subject=row.subject,
+        host=row.host,
+        status=StepStatus(row.status),
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        message=row.message,
+    )
+
+
+def _event(row: Row[tuple[object, ...]]) -> Event:
+    return Event(
+        sequence=row.sequence,
+        at=row.at,
+        kind=row.kind,
+        system=row.system,
+        machine=row.machine,
+        operation_id=row.operation_id,
+        attributes=json.loads(row.attributes),
+    )
