@@ -92,7 +92,7 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
     return values
 
 
-def _parse(name: str, source: str, value: object) -> object:
+def _parse(name: str, source: str, value: object) -> Any:
     try:
         if not isinstance(value, str):
             raise ValueError(f"it is not text: {value!r}")
