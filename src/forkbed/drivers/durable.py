@@ -1,0 +1,68 @@
+"""Files that are either wholly there, on disk, or not at all: written beside, synced, renamed, directory synced."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from forkbed.base.errors import Kind, OperationalError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh name in the same directory, for what will be renamed to `path` when it is complete."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+
+
+def sweep_temporaries(directory: Path) -> None:
+    """Remove what writers left that died half-way. Only while nobody else writes there."""
+    for path in directory.glob(f".*{TEMPORARY_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace the file by one with these bytes; on disk when this returns. Raises FAULT."""
+    temporary = temporary_beside(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(descriptor, mode)
+        put_in_place(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OperationalError(
+            Kind.FAULT, str(path), f"cannot be written: {error.strerror}", "look for space and permissions"
+        ) from error
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a complete file to its name, with both its content and the name on disk. Raises OSError."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.rename(path)
+    sync_directory(path.parent)
+
+
+def remove_durably(path: Path) -> bool:
+    """Remove the file and have that on disk; returns whether it was there. Raises OSError."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    sync_directory(path.parent)
+    return True
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in the directory on disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

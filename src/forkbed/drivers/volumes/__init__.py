@@ -1,0 +1,1 @@
+"""Disks of machines as files on this host."""
