@@ -38,10 +38,8 @@ _SYSCTLS = {
     "net/bridge/bridge-nf-call-ip6tables": "0",
     "net/bridge/bridge-nf-call-arptables": "0",
 }
-_ACCOUNTS = {
-    Path("/etc/passwd"): "libvirt-qemu:x:64055:64055:Libvirt Qemu:/nonexistent:/usr/sbin/nologin",
-    Path("/etc/group"): "libvirt-qemu:x:64055:",
-}
+_LIBVIRT_USER = "libvirt-qemu:x:64055:64055:Libvirt Qemu:/nonexistent:/usr/sbin/nologin"
+_LIBVIRT_GROUP = "libvirt-qemu:x:64055:"
 _QEMU_CONF = """\
 user = "root"
 group = "root"
@@ -69,7 +67,7 @@ def main(argv: list[str]) -> None:
     if record is None:
         sys.exit(f"{paths.record} is missing or damaged")
     held = _mount(paths, outside_network=int(argv[1]))
-    _add_accounts(paths)
+    _extend_databases(paths)
     _set_sysctls()
     _connect_to_world()
     _configure_libvirt(record.host_uuid)
@@ -100,25 +98,35 @@ def _mount(paths: LabPaths, *, outside_network: int) -> list[int]:
     OUTSIDE_NETWORK.touch()
     processes.run(["mount", "--bind", f"/proc/{os.getpid()}/fd/{outside_network}", OUTSIDE_NETWORK])
     os.close(outside_network)
-    # /sys shows the network devices of the namespace in which it was mounted.
+    # /sys shows the network devices of the namespace in which it was mounted. The old one goes, with all that is
+    # mounted below it: libvirt would look for control groups that it can see in the list of mounts, but not reach.
+    processes.run(["umount", "--lazy", "--recursive", "/sys"])
     processes.run(["mount", "-t", "sysfs", "sysfs", "/sys"])
     processes.run(["hostname", f"lab-{paths.name}"])
     return held
 
 
-def _add_accounts(paths: LabPaths) -> None:
-    """Give the lab the accounts that libvirtd looks up before it reads that it shall not use them.
+def _extend_databases(paths: LabPaths) -> None:
+    """Give the lab a name that resolves, and the accounts that libvirtd looks up before it reads not to use them.
 
-    On a real host Debian's libvirt-daemon-system makes them; the lab does without that package.
+    Without the name libvirt waits ten seconds for DNS at each machine. The accounts are those that Debian's
+    libvirt-daemon-system makes on a real host; the lab does without that package.
     """
-    for database, entry in _ACCOUNTS.items():
-        entries = database.read_text()
-        if any(line.startswith(entry.partition(":")[0] + ":") for line in entries.splitlines()):
-            continue
-        own = paths.root / f"etc-{database.name}"
-        own.write_text(f"{entries.rstrip()}\n{entry}\n")
-        own.chmod(0o644)
-        processes.run(["mount", "--bind", own, database])
+    name = f"lab-{paths.name}"
+    _extend(paths, Path("/etc/hosts"), f"{HOST_ADDRESS} {name}", present=name)
+    _extend(paths, Path("/etc/passwd"), _LIBVIRT_USER, present="libvirt-qemu:")
+    _extend(paths, Path("/etc/group"), _LIBVIRT_GROUP, present="libvirt-qemu:")
+
+
+def _extend(paths: LabPaths, database: Path, entry: str, *, present: str) -> None:
+    """Mount a copy with one more line over a file of /etc, unless the line is there."""
+    entries = database.read_text()
+    if present in entries:
+        return
+    own = paths.root / f"etc-{database.name}"
+    own.write_text(f"{entries.rstrip()}\n{entry}\n")
+    own.chmod(0o644)
+    processes.run(["mount", "--bind", own, database])
 
 
 def _set_sysctls() -> None:

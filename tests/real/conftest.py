@@ -1,0 +1,53 @@
+"""What tests with real guests share: one lab for the whole run, gone afterwards whatever happens.
+
+The lab is bound to the pytest process: the kernel kills it with pytest, also by kill -9. Its files are then swept
+at the start of the next run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from forkbed import lab as labs
+from forkbed.config.settings import load_settings
+
+PREFIX = "test-"
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything below this directory needs the real thing."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_log() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+
+
+@pytest.fixture(scope="session")
+def lab_dir() -> Path:
+    """Where labs are kept on this machine."""
+    return load_settings(os.environ).lab_dir
+
+
+@pytest.fixture(scope="session")
+def lab(lab_dir: Path) -> Iterator[labs.Lab]:
+    """A running one-host lab with libvirt, shared by all tests of the run."""
+    with labs.temporary(lab_dir, PREFIX) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def serving_lab(lab: labs.Lab) -> labs.Lab:
+    """The lab with `forkbed serve` running in it."""
+    lab.start_serve()
+    return lab
