@@ -12,11 +12,12 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import structlog
 
@@ -109,18 +110,19 @@ def run(
     return completed
 
 
-def run_attached(argv: Sequence[Argument], *, environment: Mapping[str, str] | None = None) -> int:
-    """Run a command on this process's terminal and standard streams; returns its exit status as a shell would.
+def become(argv: Sequence[Argument]) -> NoReturn:
+    """Replace this process by a command, which inherits the terminal; its exit status is then this process's.
 
-    Interrupts from the terminal go to the command, which decides what they mean.
+    Raises FAULT if the command cannot be started.
     """
-    process = spawn(argv, stdin=None, stdout=None, stderr=None, environment=environment, translate=False)
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    words = _words(argv)
+    _log.debug("process.replaced", command=shlex.join(words))
+    sys.stdout.flush()
+    sys.stderr.flush()
     try:
-        status = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    return status if status >= 0 else 128 - status
+        os.execvpe(words[0], words, _environment(None, translate=False))
+    except OSError as error:
+        raise _not_started(words, error) from error
 
 
 def spawn(  # noqa: PLR0913  it hands on what `Popen` takes
@@ -153,13 +155,7 @@ def spawn(  # noqa: PLR0913  it hands on what `Popen` takes
             start_new_session=own_session,
         )
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise OperationalError(
-            Kind.FAULT,
-            words[0],
-            "is not installed" if missing else f"cannot be started: {error.strerror}",
-            "`forkbed doctor` names the Debian package" if missing else "",
-        ) from error
+        raise _not_started(words, error) from error
 
 
 def failure(completed: Completed, *, subject: str = "", remedy: str = "") -> OperationalError:
@@ -213,6 +209,14 @@ def last_lines(output: bytes | str) -> tuple[str, ...]:
 def shorten(text: str, limit: int = 1000) -> str:
     """`text`, its middle left out if it is longer than `limit` characters."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+def _not_started(words: Sequence[str], error: OSError) -> OperationalError:
+    if isinstance(error, FileNotFoundError):
+        return OperationalError(
+            Kind.FAULT, words[0], "is not installed", "`forkbed doctor` names the Debian package"
+        )
+    return OperationalError(Kind.FAULT, words[0], f"cannot be started: {error.strerror}")
 
 
 def _words(argv: Sequence[Argument]) -> tuple[str, ...]:

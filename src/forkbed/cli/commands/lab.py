@@ -1,0 +1,128 @@
+"""`forkbed lab`: a host in namespaces of its own, to try Forkbed without touching this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from rich.console import Console
+from rich.table import Table
+
+from forkbed import lab as labs
+from forkbed.config.settings import load_settings
+from forkbed.drivers import processes
+
+app = cyclopts.App(name="lab", help=__doc__)
+
+Name = Annotated[str, cyclopts.Parameter(name=["--name", "-n"], help="Which lab.")]
+
+
+@app.command
+def up(*, name: Name = labs.DEFAULT_NAME, serve: bool = False) -> None:
+    """Start the lab; nothing happens if it runs already.
+
+    Example: `forkbed lab up --serve`, then `forkbed lab exec -- forkbed list`
+
+    Parameters
+    ----------
+    serve
+        Start `forkbed serve` in it too.
+    """
+    lab = labs.up(_lab_dir(), name)
+    if serve:
+        lab.start_serve()
+    print(f"lab {name} is up")
+    print(f"  run commands in it:  forkbed lab exec{_option(name)} -- COMMAND")
+    print(f"  libvirt:             virsh -c '{lab.libvirt_uri}'")
+    if serve:
+        print(f"  API socket:          {lab.api_socket}")
+
+
+@app.command
+def down(*, name: Name = labs.DEFAULT_NAME, keep_state: bool = False) -> None:
+    """End the lab and everything in it, and remove its files.
+
+    Example: `forkbed lab down --keep-state`
+
+    Parameters
+    ----------
+    keep_state
+        Keep disks and database for the next `up`.
+    """
+    gone = labs.down(_lab_dir(), name, keep_state=keep_state)
+    print(f"lab {name} is down" if gone else f"there is no lab {name}")
+
+
+@app.command
+def status(
+    *,
+    name: Annotated[str | None, cyclopts.Parameter(name=["--name", "-n"], help="Only this lab.")] = None,
+    as_json: Annotated[bool, cyclopts.Parameter(name="--json", help="For programs.")] = False,
+) -> None:
+    """Show which labs there are, whether they run, and which ports they publish on 127.0.0.1.
+
+    Example: `forkbed lab status --json`
+    """
+    lab_dir = _lab_dir()
+    views = [labs.view(lab_dir, each) for each in ([name] if name else labs.names(lab_dir))]
+    if as_json:
+        print(json.dumps([asdict(view) for view in views], indent=2))
+    elif views:
+        Console().print(_table(views))
+    else:
+        print("there is no lab; start one with `forkbed lab up`")
+
+
+@app.command(name="exec")
+def execute(
+    *command: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True)],
+    name: Name = labs.DEFAULT_NAME,
+    world: bool = False,
+) -> None:
+    """Run a command in the lab, with this terminal, in the current directory; its exit status is passed on.
+
+    Example: `forkbed lab exec -- virsh list`
+
+    Parameters
+    ----------
+    command
+        The command; a shell if left out.
+    world
+        Run it in the network that stands for the outside, beside the lab's host.
+    """
+    lab = labs.running(_lab_dir(), name)
+    processes.become(lab.command(command or (os.environ.get("SHELL", "/bin/sh"),), world=world))
+
+
+def _lab_dir() -> Path:
+    return load_settings(os.environ).lab_dir
+
+
+def _option(name: str) -> str:
+    return "" if name == labs.DEFAULT_NAME else f" --name {name}"
+
+
+def _table(views: Sequence[labs.LabView]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("LAB", "STATE", "LIBVIRT", "SERVE", "PORTS ON 127.0.0.1", "OWNER"):
+        table.add_column(heading)
+    for view in views:
+        ports = [f"{port['port']}/{port['protocol']}{_problem(port)}" for port in view.forwards]
+        table.add_row(
+            view.name,
+            "running" if view.running else "stopped",
+            "answers" if view.libvirt_answers else "-",
+            "answers" if view.serve_answers else "-",
+            ", ".join(ports) or "-",
+            str(view.owner or "-"),
+        )
+    return table
+
+
+def _problem(port: dict[str, object]) -> str:
+    return f" ({port['problem']})" if port["problem"] else ""
