@@ -1,0 +1,56 @@
+"""Which files of the client's disk a manifest names, so that the client can send them along.
+
+Looks at the YAML only and passes over anything odd: what is wrong with a manifest is told by `parse_manifest`.
+Light on purpose (no pydantic): the command line imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from forkbed.config.variables import expander, to_data
+from forkbed.config.yamlsource import read_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """Paths as written in the manifest, variables filled in, relative to the manifest's directory."""
+
+    files: frozenset[str]
+    secrets: frozenset[str]
+
+
+def local_files(text: str, file_name: str, variables: Mapping[str, str] | None = None) -> LocalFiles:
+    """The files and secrets that the manifest in `text` wants. Raises `ManifestInvalid` if it is not YAML."""
+    source = read_yaml(text, file_name)
+    expand, _ = expander(source.root, variables or {})
+    data = to_data(source.root, expand, verbatim="variables")
+    files: set[str] = set()
+    secrets: set[str] = set()
+    for machine in _values(_entry(data.value, "machines")):
+        ssh = _entry(machine, "ssh")
+        keys = [ssh, *_values(_entry(ssh, "users"))]
+        files |= set(_sources(_values(_entry(machine, "files"))))
+        files |= set(_sources([_entry(machine, "cloud_init")]))
+        files |= {source for owner in keys for source in _sources(_values(_entry(owner, "keys")))}
+        secrets |= set(_sources(_values(_entry(machine, "secrets"))))
+    return LocalFiles(frozenset(files), frozenset(secrets))
+
+
+def _entry(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _values(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _sources(entries: list[Any]) -> Iterator[str]:
+    for entry in entries:
+        source = _entry(entry, "source")
+        if isinstance(source, str):
+            yield source
