@@ -1,0 +1,1 @@
+"""Images on one host: built from recipes, imported, kept by content, named by channels."""

@@ -1,0 +1,1 @@
+"""Files of the Debian image: units, network and ssh configuration."""

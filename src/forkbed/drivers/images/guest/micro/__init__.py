@@ -1,0 +1,1 @@
+"""Files of the micro image: its initramfs, init scripts and configuration."""
