@@ -1,6 +1,7 @@
 """Read YAML into a tree of text that knows its places: where is each key and value in the file?
 
-The C parser of ruamel.yaml gives the events; nothing here guesses types. Every scalar stays the text that was
+PyYAML's C parser (libyaml 0.2.5) gives the events; its resolver, which guesses types, is not used. ruamel.yaml's C
+parser is libyaml 0.1.7, which refuses `{image: debian:dev}`. Every scalar stays the text that was
 written (`on`, `1:30` and `010` too) and whoever knows what is expected reads it; only a plain empty scalar, `~`
 or `null` is no value. Promises: no exception but `ManifestInvalid`, and bounded time and memory for any text,
 "billion laughs" included, since aliases are counted at their full expanded size.
@@ -13,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import _ruamel_yaml  # type: ignore[import-not-found]
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import (
+from yaml._yaml import CParser  # type: ignore[import-untyped]
+from yaml.error import MarkedYAMLError, YAMLError  # type: ignore[import-untyped]
+from yaml.events import (  # type: ignore[import-untyped]
     AliasEvent,
     DocumentStartEvent,
     MappingEndEvent,
@@ -143,7 +144,7 @@ def read_yaml(text: str, file_name: str) -> Source:
         raise _refusal(file_name, line, column, f"the character U+{code.upper()} is not allowed here", right)
     builder = _Builder(file_name)
     try:
-        root = builder.build(_ruamel_yaml.CParser(text).get_event)
+        root = builder.build(CParser(text).get_event)
     except MarkedYAMLError as error:
         raise _syntax_refusal(file_name, text, error) from None
     except YAMLError as error:
@@ -341,7 +342,7 @@ _PLAIN_WORDS: dict[str, tuple[str, str]] = {
         "a `:` is not expected here",
         "check the indentation, or put the value in quotes",
     ),
-    "found unexpected ':'": ("a value with `:` inside […] or {…}", "put the value in quotes"),
+    "found unexpected ':'": ("a `:` without a space after it inside […] or {…}", "add a space, or quotes"),
     "did not find expected key": ("neither a key nor the end of the block", "check the indentation"),
     "did not find expected '-' indicator": ("a list entry should begin here", "check the indentation"),
     "could not find expected ':'": ("a key without `:`", "write `key: value`"),
