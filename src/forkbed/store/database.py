@@ -105,6 +105,14 @@ class Database:
             row = connection.execute(sa.select(schema.systems).where(schema.systems.c.name == name)).first()
         return _system(row) if row else None
 
+    def system_by_id(self, system_id: SystemId) -> SystemRecord | None:
+        """The system of that id."""
+        with self._read() as connection:
+            row = connection.execute(
+                sa.select(schema.systems).where(schema.systems.c.id == system_id)
+            ).first()
+        return _system(row) if row else None
+
     def save_system(self, system: SystemRecord) -> None:
         """Store the system as it is now."""
         with self._write() as connection:

@@ -168,6 +168,21 @@ def step_subject(step: Step) -> str:
             return step.name
 
 
+def step_machine(step: Step) -> str | None:
+    """The name of the machine that the step is about; None for a network's step."""
+    match step:
+        case EnsureNetwork() | RemoveNetwork():
+            return None
+        case RemoveVolume(machine_name=machine_name):
+            return machine_name
+        case CreateVolume(machine=machine) | GrowVolume(machine=machine):
+            return machine.name
+        case WriteSeed() | DefineMachine() | StartMachine() | AwaitReady():
+            return step.machine.name
+        case UndefineMachine() | StopMachine() | PauseMachine() | ResumeMachine():
+            return step.name
+
+
 def step_key(step: Step) -> str:
     """The step's name in the journal: verb and subject."""
     return f"{step_verb(step)} {step_subject(step)}"

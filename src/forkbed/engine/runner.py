@@ -1,0 +1,361 @@
+"""Work off one operation on a system: observe, plan, do the next steps, journal them, and look again.
+
+Nothing is replayed. After a crash a new runner observes the world and plans from there; what the dead one had
+under way is closed as interrupted in the journal. Steps that do not depend on one another run in parallel.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, field, replace
+
+from pydantic import TypeAdapter
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.core.operations.records import (
+    Event,
+    JournalEntry,
+    Operation,
+    OperationStatus,
+    StepStatus,
+)
+from forkbed.core.systems.goal import Goal, Wanted
+from forkbed.core.systems.planner import PlannedStep, SystemPlan, plan_system
+from forkbed.core.systems.steps import Effect, step_machine, step_subject, step_verb
+from forkbed.core.systems.view import Power
+from forkbed.engine.effects import BootEnded, Effects
+from forkbed.engine.host import Host
+from forkbed.engine.hub import Hub, StepProgress
+from forkbed.engine.observation import observe
+from forkbed.ports.progress import Cancelled
+from forkbed.ports.store import Store, SystemRecord
+
+GOAL = TypeAdapter(Goal)
+UNREACHABLE_PATIENCE_S = 120.0
+_RETRY_AFTER_S = 1.0
+_SAME_STEP_LIMIT = 5  # a step that succeeds this often without effect will never have one
+
+Boundary = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What runners share. `boundary` is told every journalled step boundary: tests die there."""
+
+    host: Host
+    store: Store
+    hub: Hub
+    executor: Executor
+    boundary: Boundary
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A step under way."""
+
+    planned: PlannedStep
+    entry: JournalEntry
+    future: Future[Effect]
+
+
+@dataclass(slots=True)
+class _Run:
+    """What a runner knows of its operation while it lives; none of it is needed after a crash."""
+
+    flights: dict[str, _Flight] = field(default_factory=dict)
+    given_up: dict[str, OperationalError] = field(default_factory=dict)
+    successes: dict[str, int] = field(default_factory=dict)
+    unreachable_since: float | None = None
+
+
+class OperationRunner:
+    """Runs one operation on a system to its end."""
+
+    def __init__(self, surroundings: Surroundings, operation: Operation, cancelled: threading.Event) -> None:
+        self._around = surroundings
+        self._operation = operation
+        self._goal = GOAL.validate_python(operation.goal)
+        self._cancelled = cancelled
+        self._run = _Run()
+
+    def run(self) -> None:
+        """Return when the operation has ended and that is recorded."""
+        around = self._around
+        around.store.interrupt_steps(self._operation.id, around.host.clock.now())
+        self._set_status(OperationStatus.RUNNING)
+        self._remember_wanted(self._goal.wanted, up=self._goal.networks)
+        try:
+            self._loop()
+        except OperationalError as error:
+            self._drain()
+            self._end(OperationStatus.FAILED, error)
+        except Cancelled:
+            self._drain()
+            self._leave_as_is()
+            self._end(OperationStatus.CANCELLED, None)
+
+    def _loop(self) -> None:
+        while True:
+            self._check_cancelled()
+            record = self._system()
+            if record is None:
+                return self._end(OperationStatus.SUCCEEDED, None)
+            plan = self._plan(record)
+            if plan is None:
+                self._pause()
+                continue
+            if not plan.steps and not self._run.flights:
+                return self._succeed(record)
+            self._launch(record, plan)
+            if not self._run.flights:
+                return self._fail(plan)
+            self._collect()
+
+    def _remember_wanted(self, wanted: Mapping[str, Wanted], *, up: bool) -> None:
+        """From now on this is what the system is to be; operations on one system never run side by side."""
+        record = self._system_or_none()
+        if record is None:
+            return
+        declared = {machine.name for machine in record.resolved.machines}
+        merged = {name: want for name, want in {**record.wanted, **wanted}.items() if name in declared}
+        if (merged, up) != (dict(record.wanted), record.up):
+            now = self._around.host.clock.now()
+            self._around.store.save_system(replace(record, wanted=merged, up=up, changed_at=now))
+
+    def _leave_as_is(self) -> None:
+        """After a cancellation, what is there is what is wanted: nobody goes on behind the person's back."""
+        record = self._system_or_none()
+        if record is None:
+            return
+        try:
+            view = observe(self._around.host, self._around.store, record.id)
+        except OperationalError:
+            return  # not to be seen now: the supervisor goes on with what was asked for
+        states = {Power.RUNNING: Wanted.RUNNING, Power.PAUSED: Wanted.PAUSED}
+        powers = {machine.name: view.machine(machine.id).power for machine in record.resolved.machines}
+        wanted = {name: states.get(power, Wanted.STOPPED) for name, power in powers.items()}
+        self._remember_wanted(wanted, up=bool(view.networks))
+
+    def _system_or_none(self) -> SystemRecord | None:
+        assert self._operation.system_id is not None
+        return self._around.store.system_by_id(self._operation.system_id)
+
+    def _system(self) -> SystemRecord | None:
+        record = self._system_or_none()
+        if record is None and not self._goal.delete:
+            raise OperationalError(
+                Kind.NOT_FOUND,
+                f"system {self._operation.subject}",
+                "is gone",
+                "`forkbed list` shows what is there",
+            )
+        return record
+
+    def _plan(self, record: SystemRecord) -> SystemPlan | None:
+        """The plan from what is seen now; None if the host does not answer and we may still hope."""
+        try:
+            view = observe(self._around.host, self._around.store, record.id)
+        except OperationalError as error:
+            self._bear(error)
+            return None
+        return plan_system(record.resolved, self._goal, view)
+
+    def _bear(self, error: OperationalError) -> None:
+        """Put up with a host that does not answer, for a while."""
+        now = self._around.host.clock.now()
+        if error.kind is not Kind.UNREACHABLE:
+            raise error
+        if self._run.unreachable_since is None:
+            self._run.unreachable_since = now
+        if now - self._run.unreachable_since > UNREACHABLE_PATIENCE_S:
+            raise error
+
+    def _pause(self) -> None:
+        self._around.host.clock.sleep(_RETRY_AFTER_S)
+
+    def _launch(self, record: SystemRecord, plan: SystemPlan) -> None:
+        """Begin every step that may begin; two steps of one machine never run at the same time."""
+        effects = Effects(self._around.host, self._around.store, record.resolved)
+        busy = {step_machine(flight.planned.step) for flight in self._run.flights.values()} - {None}
+        for planned in plan.runnable(self._run.flights, self._run.given_up):
+            machine = step_machine(planned.step)
+            if machine is not None and machine in busy:
+                continue
+            if machine is not None:
+                busy.add(machine)
+            self._begin(effects, planned)
+
+    def _begin(self, effects: Effects, planned: PlannedStep) -> None:
+        around = self._around
+        key = planned.key
+        if self._run.successes.get(key, 0) >= _SAME_STEP_LIMIT:
+            self._run.given_up[key] = OperationalError(
+                Kind.FAULT,
+                step_subject(planned.step),
+                f"`{key}` was done {_SAME_STEP_LIMIT} times and still is not seen to hold",
+                "something else changes it back; `forkbed doctor` and the host's logs may show what",
+            )
+            return
+        entry = around.store.begin_step(
+            JournalEntry(
+                sequence=0,
+                operation_id=self._operation.id,
+                key=key,
+                verb=step_verb(planned.step),
+                subject=step_subject(planned.step),
+                host=around.host.name,
+                status=StepStatus.STARTED,
+                started_at=around.host.clock.now(),
+            )
+        )
+        around.hub.touch(self._operation.id)
+        around.boundary(f"{key}: begun")
+        progress = _JournalProgress(around.hub, entry, self._cancelled)
+        future = around.executor.submit(effects.carry_out, planned.step, progress)
+        self._run.flights[key] = _Flight(planned, entry, future)
+
+    def _collect(self) -> None:
+        """Wait until a step is over and journal all that are."""
+        wait([flight.future for flight in self._run.flights.values()], return_when=FIRST_COMPLETED)
+        for key, flight in list(self._run.flights.items()):
+            if flight.future.done():
+                del self._run.flights[key]
+                self._finish(flight)
+
+    def _finish(self, flight: _Flight) -> None:
+        key = flight.planned.key
+        try:
+            effect = flight.future.result()
+        except OperationalError as error:
+            if error.kind is Kind.UNREACHABLE:
+                self._journal(flight, StepStatus.INTERRUPTED, str(error))
+                self._bear(error)
+                self._pause()
+                return
+            self._run.given_up[key] = error
+            self._journal(flight, StepStatus.FAILED, error.brief)
+            self._event("step.failed", flight, {"key": key, **error.as_dict()})
+        except BootEnded:
+            self._journal(flight, StepStatus.INTERRUPTED, "the guest was restarted meanwhile")
+        except Cancelled:
+            self._journal(flight, StepStatus.INTERRUPTED, "cancelled")
+        else:
+            self._around.boundary(f"{key}: done")
+            self._run.unreachable_since = None
+            self._run.successes[key] = self._run.successes.get(key, 0) + 1
+            status = StepStatus.CHANGED if effect is Effect.CHANGED else StepStatus.ALREADY
+            self._journal(flight, status, "")
+            if effect is Effect.CHANGED:
+                self._event("step.changed", flight, {"key": key})
+            self._around.boundary(f"{key}: ended")
+
+    def _journal(self, flight: _Flight, status: StepStatus, message: str) -> None:
+        now = self._around.host.clock.now()
+        self._around.store.end_step(self._operation.id, flight.entry.sequence, status, now, message)
+        self._around.hub.progress(self._operation.id, flight.entry.sequence, None)
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+
+    def _drain(self) -> None:
+        """Let the steps under way come to an end; they hear of a cancellation by themselves."""
+        while self._run.flights:
+            wait([flight.future for flight in self._run.flights.values()])
+            for key, flight in list(self._run.flights.items()):
+                del self._run.flights[key]
+                try:
+                    self._finish(flight)
+                except OperationalError:
+                    continue  # the error that ended the operation is the one to tell
+
+    def _fail(self, plan: SystemPlan) -> None:
+        """Nothing may begin any more, though steps are left: tell the first failure, and the others below."""
+        errors: Sequence[OperationalError] = list(self._run.given_up.values())
+        held_back = [planned.key for planned in plan.steps if planned.key not in self._run.given_up]
+        if not errors:
+            raise AssertionError(f"a plan none of whose steps may begin: {held_back}")
+        first, *others = errors
+        details = [*first.details]
+        for other in others:
+            details += [f"also: {other}", *(f"  {line}" for line in other.details)]
+        if held_back:
+            details.append(f"not tried because of that: {', '.join(held_back)}")
+        raise OperationalError(first.kind, first.subject, first.brief, first.remedy, details=tuple(details))
+
+    def _succeed(self, record: SystemRecord) -> None:
+        if self._goal.delete:
+            forget_system(self._around.host, self._around.store, record)
+        self._end(OperationStatus.SUCCEEDED, None)
+
+    def _set_status(self, status: OperationStatus, error: OperationalError | None = None) -> None:
+        stored = self._around.store.set_status(
+            self._operation.id,
+            status,
+            self._around.host.clock.now(),
+            error=error.as_dict() if error else None,
+        )
+        self._around.hub.touch(self._operation.id)
+        kind = "started" if status is OperationStatus.RUNNING else str(stored.status)
+        attributes: dict[str, object] = {
+            "kind": str(self._operation.kind),
+            "subject": self._operation.subject,
+        }
+        if error is not None:
+            attributes["error"] = error.as_dict()
+        self._add_event(f"operation.{kind}", "", attributes)
+
+    def _end(self, status: OperationStatus, error: OperationalError | None) -> None:
+        self._around.boundary(f"operation: {status}")
+        self._set_status(status, error)
+
+    def _event(self, kind: str, flight: _Flight, attributes: dict[str, object]) -> None:
+        self._add_event(kind, step_machine(flight.planned.step) or "", attributes)
+
+    def _add_event(self, kind: str, machine: str, attributes: dict[str, object]) -> None:
+        around = self._around
+        around.store.add_event(
+            Event(
+                sequence=0,
+                at=around.host.clock.now(),
+                kind=kind,
+                system=self._operation.subject.partition("/")[0],
+                machine=machine,
+                operation_id=self._operation.id,
+                attributes={**attributes, "host": around.host.name},
+            )
+        )
+        around.hub.touch_events()
+
+
+def forget_system(host: Host, store: Store, record: SystemRecord) -> None:
+    """Remove what is remembered of a system whose machines, volumes and networks are gone."""
+    for name in host.sidecars.read_all("revisions"):
+        if name.startswith(f"{record.id}."):
+            host.sidecars.remove("revisions", name)
+    host.sidecars.remove("systems", record.id)
+    store.delete_system(record.id)
+
+
+class _JournalProgress:
+    """Progress of one step, shown with its journal entry to whoever follows the operation."""
+
+    def __init__(self, hub: Hub, entry: JournalEntry, cancelled: threading.Event) -> None:
+        self._hub = hub
+        self._entry = entry
+        self._cancelled = cancelled
+
+    def tell(self, message: str, *, done: float | None = None) -> None:
+        self._hub.progress(self._entry.operation_id, self._entry.sequence, StepProgress(message, done))
+
+    def check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+
+
+def with_progress(entry: JournalEntry, hub: Hub) -> JournalEntry:
+    """The entry with the latest word of its step, if that is under way."""
+    progress = hub.progress_of(entry.operation_id, entry.sequence)
+    return replace(entry, message=progress.message, done=progress.done) if progress else entry

@@ -1,0 +1,167 @@
+"""Look at everything now and then, and whenever something happens by itself; put right what differs.
+
+What is put right is an operation like any other (kind `reconcile`), so people see it, with its reason.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from forkbed.base.errors import OperationalError
+from forkbed.base.ids import OperationId, SystemId
+from forkbed.core.operations.records import (
+    Event,
+    Operation,
+    OperationKind,
+    OperationStatus,
+    Requester,
+)
+from forkbed.core.operations.rules import Refuse, admit
+from forkbed.core.systems.supervision import Deviation, backoff_s, find_deviation
+from forkbed.core.systems.view import SystemView
+from forkbed.engine.observation import observe_all
+from forkbed.engine.runner import GOAL, Surroundings
+from forkbed.ports.hypervisor import MachineEvent, MachineEventKind
+from forkbed.ports.store import SystemRecord
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 10.0
+_SETTLE_S = 0.3  # events come in bursts: a stop is followed by a start
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What was tried for a system, so that a machine that cannot run is not started without end."""
+
+    failures: int = 0
+    operation_id: OperationId | None = None
+    not_before: float = 0.0
+
+
+class Supervisor:
+    """A thread that compares all systems with what is wanted. `dispatch` is called for new operations."""
+
+    def __init__(
+        self, around: Surroundings, draw_operation_id: Callable[[], OperationId], dispatch: Callable[[], None]
+    ) -> None:
+        self._around = around
+        self._draw_operation_id = draw_operation_id
+        self._dispatch = dispatch
+        self._attempts: dict[SystemId, _Attempts] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._unwatch: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._unwatch = self._around.host.hypervisor.watch(self._heard)
+        self._wake.set()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watching."""
+        self._stopping = True
+        self._wake.set()
+        if self._unwatch is not None:
+            self._unwatch()
+        self._thread.join(5)
+
+    def _heard(self, event: MachineEvent) -> None:
+        self._tell(event)
+        self._wake.set()
+
+    def _tell(self, event: MachineEvent) -> None:
+        """Keep what a machine did by itself as an event for people."""
+        if event.kind is MachineEventKind.CONNECTION_LOST:
+            log.warning("hypervisor-connection-lost", detail=event.detail)
+            return
+        for system in self._around.store.systems():
+            for machine in system.resolved.machines:
+                if machine.id == event.machine_id:
+                    self._around.store.add_event(
+                        Event(
+                            sequence=0,
+                            at=self._around.host.clock.now(),
+                            kind=f"machine.{event.kind}",
+                            system=system.name,
+                            machine=machine.name,
+                            attributes={"detail": event.detail, "host": self._around.host.name},
+                        )
+                    )
+                    self._around.hub.touch_events()
+
+    def _watch(self) -> None:
+        while not self._stopping:
+            self._wake.wait(LOOK_EVERY_S)
+            if self._wake.is_set():
+                threading.Event().wait(_SETTLE_S)
+            self._wake.clear()
+            if self._stopping:
+                return
+            try:
+                self.look()
+            except OperationalError as error:
+                log.warning("supervision-postponed", error=str(error))
+
+    def look(self) -> int:
+        """Compare once; returns how many operations were begun to put something right."""
+        views = observe_all(self._around.host, self._around.store)
+        begun = 0
+        for system in self._around.store.systems():
+            attempts = self._attempts.setdefault(system.id, _Attempts())
+            self._learn(attempts)
+            if self._around.host.clock.now() < attempts.not_before or self._is_busy(system):
+                continue
+            view = views.get(system.id) or SystemView()
+            deviation = find_deviation(system.resolved, system.wanted, system.up, view)
+            if deviation is None:
+                attempts.failures = 0
+            elif self._begin(system, deviation, attempts):
+                begun += 1
+        if begun:
+            self._dispatch()
+        return begun
+
+    def _is_busy(self, system: SystemRecord) -> bool:
+        return bool(self._around.store.operations(system_id=system.id, active_only=True, limit=1))
+
+    def _learn(self, attempts: _Attempts) -> None:
+        """Count the last try, once it has ended."""
+        if attempts.operation_id is None:
+            return
+        operation = self._around.store.operation(attempts.operation_id)
+        if operation is None or not operation.status.ended:
+            return
+        attempts.operation_id = None
+        if operation.status is OperationStatus.FAILED:
+            attempts.failures += 1
+            attempts.not_before = self._around.host.clock.now() + backoff_s(attempts.failures)
+
+    def _begin(self, system: SystemRecord, deviation: Deviation, attempts: _Attempts) -> bool:
+        goal = GOAL.dump_python(deviation.goal, mode="json")
+        operation = Operation(
+            id=self._draw_operation_id(),
+            kind=OperationKind.RECONCILE,
+            system_id=system.id,
+            subject=system.name,
+            goal=goal,
+            requester=Requester(0, "forkbed", "; ".join(deviation.reasons)),
+            status=OperationStatus.QUEUED,
+            created_at=self._around.host.clock.now(),
+        )
+        submitted = self._around.store.submit(
+            operation, lambda active: admit(OperationKind.RECONCILE, active)
+        )
+        if isinstance(submitted, Refuse):
+            return False
+        attempts.operation_id = operation.id
+        # a guest that stops by itself again and again is started less and less often
+        attempts.failures += 1
+        attempts.not_before = self._around.host.clock.now() + backoff_s(attempts.failures)
+        return True
