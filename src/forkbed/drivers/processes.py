@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -33,7 +34,8 @@ STDOUT = subprocess.STDOUT
 _SHOWN_LINES = 20
 _SHOWN_CHARACTERS = 4000
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_GRACE_S = 2.0
+# A tool's last line may be a mere pointer into its input; the line with such a word says more.
+_TELLING = re.compile(r"error|fail|cannot|denied|refused|invalid|unknown|no such", re.IGNORECASE)
 _log = structlog.get_logger(__name__)
 
 
@@ -162,7 +164,8 @@ def failure(completed: Completed, *, subject: str = "", remedy: str = "") -> Ope
     """The error that tells of a command with an unacceptable status, in the tool's own words."""
     how = f"exit status {completed.status}" if completed.status >= 0 else f"signal {-completed.status}"
     complaint = completed.complaint
-    said = f": {complaint[-1]}" if complaint else ""
+    telling = [line for line in complaint if _TELLING.search(line)] or complaint
+    said = f": {shorten(telling[-1].strip(), 300)}" if telling else ""
     return OperationalError(
         Kind.FAULT,
         subject or completed.argv[0],

@@ -52,6 +52,13 @@ def test_the_tools_own_words_are_cut() -> None:
     assert len(caught.value.details) <= 21
 
 
+def test_the_line_that_tells_most_is_chosen() -> None:
+    code = "import sys; sys.exit('stdin:1: Error: syntax error, unexpected fwd\\ntable x { chain fwd }\\n    ^^^')"
+    with pytest.raises(OperationalError) as caught:
+        processes.run(python(code))
+    assert caught.value.brief.endswith("exit status 1: stdin:1: Error: syntax error, unexpected fwd")
+
+
 def test_accepted_statuses_are_no_failure() -> None:
     assert processes.run(["false"], accept=(0, 1)).status == 1
     assert processes.run(python("import os; os.abort()"), accept=None).status == -signal.SIGABRT

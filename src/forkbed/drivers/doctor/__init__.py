@@ -1,0 +1,1 @@
+"""Prove what this host can do, instead of looking whether it seems to."""
