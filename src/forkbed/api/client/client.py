@@ -1,0 +1,342 @@
+"""Ask a Forkbed server: every route of the API as a typed method.
+
+Failures are `OperationalError`, the same as the engine raised. Methods that change something answer at once
+with the operation; `wait` follows it to its end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from secrets import token_hex
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from urllib.parse import quote
+
+from forkbed.api.client.following import follow
+from forkbed.api.client.transport import Transport
+from forkbed.api.codec import decode, encode
+from forkbed.api.contract import (
+    IDEMPOTENCY_HEADER,
+    IF_MATCH_HEADER,
+    OCTETS,
+    PREFIX,
+    BundleBody,
+    DownBody,
+    GarbageBody,
+    PowerBody,
+    TagBody,
+    bundle_body,
+    entity_tag,
+    up_body,
+)
+from forkbed.base.errors import OperationalError
+from forkbed.core.operations.records import Event, Operation
+from forkbed.core.systems.bundle import ManifestBundle
+from forkbed.engine.image_requests import (
+    ExportFormat,
+    GarbageReport,
+    ImageDetail,
+    ImageSummary,
+    RecipeBundle,
+    TagRecord,
+)
+from forkbed.engine.requests import (
+    OperationDetail,
+    PlanView,
+    PowerAction,
+    RevisionSummary,
+    SystemDetail,
+    SystemSummary,
+    UpOptions,
+)
+
+if TYPE_CHECKING:
+    from forkbed.api.client.streams import GuestConnection
+    from forkbed.ports.guests import CommandRequest
+
+_CHUNK_BYTES = 1024 * 1024
+PATIENCE_S = 60.0
+"""How long a follower waits for a server that is being started again."""
+OnGap = Callable[[OperationalError], None]
+
+
+class Client:
+    """A client of the server at `socket`. A context manager; safe to use from several threads.
+
+    Every write carries an idempotency key of its own unless one is given, so that a repeated request after a
+    lost answer does nothing twice. `if_match` is the revision that the system must be at.
+    """
+
+    def __init__(self, socket: Path, *, command: str = "", start_hint: str = "") -> None:
+        self._transport = Transport(socket, command=command, start_hint=start_hint)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    # systems
+
+    def plan(self, bundle: ManifestBundle, options: UpOptions = UpOptions()) -> PlanView:  # noqa: B008
+        """What `up` would do. Raises INVALID with every error of the manifest in `details`."""
+        return decode(PlanView, self._post("/plans", up_body(bundle, options)))
+
+    def up(
+        self,
+        bundle: ManifestBundle,
+        options: UpOptions = UpOptions(),  # noqa: B008
+        *,
+        if_match: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Accept a manifest and make it true."""
+        body = up_body(bundle, options)
+        return self._start("/systems", body, if_match=if_match, idempotency_key=idempotency_key)
+
+    def down(
+        self,
+        system: str,
+        *,
+        delete: bool = False,
+        if_match: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Shut a system's machines down; with `delete`, remove it with its data."""
+        path = f"/systems/{_segment(system)}/down"
+        return self._start(path, DownBody(delete), if_match=if_match, idempotency_key=idempotency_key)
+
+    def power(
+        self,
+        system: str,
+        action: PowerAction,
+        machines: tuple[str, ...] = (),
+        *,
+        force: bool = False,
+        if_match: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Start, stop, restart, pause or resume some or (with none named) all machines."""
+        path = f"/systems/{_segment(system)}/power"
+        body = PowerBody(action, machines, force)
+        return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
+
+    def systems(self) -> Sequence[SystemSummary]:
+        """All systems."""
+        return self._list(SystemSummary, "/systems")
+
+    def system(self, name: str, *, revision: int | None = None) -> SystemDetail:
+        """One system as it is, with the manifest of its current (or the given) revision."""
+        return decode(SystemDetail, self._get(f"/systems/{_segment(name)}", revision=revision))
+
+    def history(self, name: str) -> Sequence[RevisionSummary]:
+        """Every accepted manifest of a system."""
+        return self._list(RevisionSummary, f"/systems/{_segment(name)}/revisions")
+
+    # operations and events
+
+    def operations(
+        self, *, system: str | None = None, active_only: bool = False, limit: int = 100
+    ) -> Sequence[Operation]:
+        """The newest first."""
+        return self._list(Operation, "/operations", system=system, active=active_only, limit=limit)
+
+    def operation(self, operation_id: str) -> OperationDetail:
+        """An operation with its journal."""
+        return decode(OperationDetail, self._get(f"/operations/{_segment(operation_id)}"))
+
+    def cancel(self, operation_id: str) -> Operation:
+        """Ask an operation to stop where stopping harms nothing."""
+        return self._start(f"/operations/{_segment(operation_id)}/cancel", None)
+
+    def follow_operation(
+        self,
+        operation_id: str,
+        *,
+        after: int | None = None,
+        patience_s: float = PATIENCE_S,
+        on_gap: OnGap | None = None,
+    ) -> Iterator[OperationDetail]:
+        """Its changes until it has ended; each journal holds only the steps that changed.
+
+        Survives a restart of the server: the steps may then come again.
+        """
+        path = f"{PREFIX}/operations/{_segment(operation_id)}/events"
+        stream = follow(self._transport, path, params={}, after=after, patience_s=patience_s, on_gap=on_gap)
+        for data in stream:
+            detail = decode(OperationDetail, data)
+            yield detail
+            if detail.operation.status.ended:
+                return
+
+    def wait(self, operation_id: str) -> Operation:
+        """Wait for an operation's end and return it, whatever came of it."""
+        for detail in self.follow_operation(operation_id):
+            if detail.operation.status.ended:
+                return detail.operation
+        return self.operation(operation_id).operation
+
+    def events(self, *, after: int = 0, system: str | None = None, limit: int = 1000) -> Sequence[Event]:
+        """What happened, oldest first."""
+        return self._list(Event, "/events", after=after, system=system, limit=limit)
+
+    def follow_events(self, *, after: int = 0, system: str | None = None) -> Iterator[Event]:
+        """What happened after that event and what happens, without end."""
+        params = {} if system is None else {"system": system}
+        stream = follow(
+            self._transport, f"{PREFIX}/events", params=params, after=after, patience_s=PATIENCE_S
+        )
+        return (decode(Event, data) for data in stream)
+
+    # images
+
+    def images(self) -> Sequence[ImageSummary]:
+        """All images."""
+        return self._list(ImageSummary, "/images")
+
+    def image(self, ref: str) -> ImageDetail:
+        """One image, by name, name with channel, or id."""
+        return decode(ImageDetail, self._get(f"/images/{_segment(ref)}"))
+
+    def image_build(self, recipe: RecipeBundle, *, idempotency_key: str | None = None) -> Operation:
+        """Build an image from a recipe."""
+        bundle = ManifestBundle(recipe.file_name, recipe.text, files=recipe.files, variables=recipe.variables)
+        body: BundleBody = bundle_body(bundle)
+        return self._start("/images/builds", body, idempotency_key=idempotency_key)
+
+    def image_import(self, file: BinaryIO, name: str, *, size_bytes: int | None = None) -> Operation:
+        """Upload an image file from where `file` stands to its end."""
+        headers = self._write_headers(None, None) | {"Content-Type": OCTETS}
+        if size_bytes is not None:
+            headers["Content-Length"] = str(size_bytes)
+        chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
+        answer = self._transport.send(
+            "POST", f"{PREFIX}/images/imports", params={"name": name}, headers=headers, content=chunks
+        )
+        return decode(Operation, answer.json())
+
+    def image_export(
+        self,
+        ref: str,
+        target: BinaryIO,
+        format: ExportFormat = ExportFormat.QCOW2,  # noqa: A002
+    ) -> int:
+        """Download an image into `target`; returns the number of bytes."""
+        path = f"{PREFIX}/images/{_segment(ref)}/content"
+        total = 0
+        with self._transport.stream(path, params={"format": str(format)}) as response:
+            for chunk in response.iter_bytes(_CHUNK_BYTES):
+                target.write(chunk)
+                total += len(chunk)
+        return total
+
+    def image_remove(self, ref: str) -> None:
+        """Refused while a machine uses it."""
+        self._transport.send(
+            "DELETE", f"{PREFIX}/images/{_segment(ref)}", headers=self._write_headers(None, None)
+        )
+
+    def image_tag(self, ref: str, name: str) -> ImageSummary:
+        """Point a name with its channel (`boss:production`) to an image."""
+        return decode(ImageSummary, self._post(f"/images/{_segment(ref)}/tags", TagBody(name)))
+
+    def image_history(self, name: str) -> Sequence[TagRecord]:
+        """What a name pointed to, the newest first."""
+        return self._list(TagRecord, f"/images/{_segment(name)}/tags")
+
+    # machines
+
+    def open_command(self, system: str, machine: str, request: CommandRequest) -> GuestConnection:
+        """Run a command in a machine."""
+        from forkbed.api.client.streams import connect
+
+        path = _machine_path(system, machine, "exec")
+        stream = connect(self._transport, path, f"machine {system}/{machine}")
+        stream.start(request)
+        return stream.wait_opened()
+
+    def open_console(self, system: str, machine: str) -> GuestConnection:
+        """The serial console of a machine."""
+        from forkbed.api.client.streams import connect
+
+        path = _machine_path(system, machine, "console")
+        return connect(self._transport, path, f"machine {system}/{machine}").wait_opened()
+
+    def console_log(self, system: str, machine: str, *, tail_bytes: int | None = None) -> bytes:
+        """What a machine wrote to its serial console."""
+        params = {} if tail_bytes is None else {"tail_bytes": tail_bytes}
+        return self._transport.send("GET", _machine_path(system, machine, "log"), params=params).content
+
+    def follow_console_log(
+        self, system: str, machine: str, *, tail_bytes: int | None = None
+    ) -> Iterator[bytes]:
+        """`console_log`, going on with what the machine writes."""
+        params: dict[str, Any] = {"follow": True}
+        if tail_bytes is not None:
+            params["tail_bytes"] = tail_bytes
+        with self._transport.stream(_machine_path(system, machine, "log"), params=params) as response:
+            yield from response.iter_bytes()
+
+    # the rest
+
+    def garbage(self, *, dry_run: bool = False) -> GarbageReport:
+        """Remove, or with `dry_run` only tell, what belongs to no system."""
+        return decode(GarbageReport, self._post("/garbage-collections", GarbageBody(dry_run)))
+
+    def about(self) -> Mapping[str, object]:
+        """Version, installation id and host of the server."""
+        answer: dict[str, object] = self._get("/about")
+        return answer
+
+    def _get(self, path: str, **params: object) -> Any:
+        return self._transport.get(PREFIX + path, **params)
+
+    def _list(self, kind: type[Any], path: str, **params: object) -> list[Any]:
+        return [decode(kind, item) for item in self._get(path, **params)]
+
+    def _post(
+        self,
+        path: str,
+        body: object,
+        *,
+        if_match: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        headers = self._write_headers(if_match, idempotency_key)
+        content = b""
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(encode(body)).encode()
+        return self._transport.send("POST", PREFIX + path, headers=headers, content=content).json()
+
+    def _start(
+        self,
+        path: str,
+        body: object,
+        *,
+        if_match: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        return decode(Operation, self._post(path, body, if_match=if_match, idempotency_key=idempotency_key))
+
+    def _write_headers(self, if_match: int | None, idempotency_key: str | None) -> dict[str, str]:
+        headers = {IDEMPOTENCY_HEADER: idempotency_key or token_hex(16)}
+        if if_match is not None:
+            headers[IF_MATCH_HEADER] = entity_tag(if_match)
+        return headers
+
+
+def _segment(text: str) -> str:
+    return quote(text, safe=":")
+
+
+def _machine_path(system: str, machine: str, what: str) -> str:
+    return f"{PREFIX}/systems/{_segment(system)}/machines/{_segment(machine)}/{what}"

@@ -1,0 +1,102 @@
+"""The controller as the server sees it: synchronous, thread-safe, raising `OperationalError`.
+
+`forkbed.engine.controller.Controller` implements it; tests put a small one in memory in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from forkbed.core.operations.records import Event, Operation
+from forkbed.core.systems.bundle import ManifestBundle
+from forkbed.engine.image_requests import (
+    ExportFormat,
+    GarbageReport,
+    ImageDetail,
+    ImageSummary,
+    RecipeBundle,
+    TagRecord,
+)
+from forkbed.engine.requests import (
+    OperationDetail,
+    PlanView,
+    PowerAction,
+    Request,
+    RevisionSummary,
+    SystemDetail,
+    SystemSummary,
+    UpOptions,
+)
+from forkbed.ports.guests import CommandChannel, CommandRequest
+from forkbed.ports.hypervisor import ConsoleStream
+
+
+class ControllerApi(Protocol):
+    """Every method may block; none needs the caller to hold anything between calls."""
+
+    # systems
+    def plan(self, bundle: ManifestBundle, options: UpOptions) -> PlanView: ...
+
+    def up(self, bundle: ManifestBundle, options: UpOptions, request: Request) -> Operation: ...
+
+    def down(self, system: str, *, delete: bool, request: Request) -> Operation: ...
+
+    def power(
+        self, system: str, machines: tuple[str, ...], action: PowerAction, *, force: bool, request: Request
+    ) -> Operation: ...
+
+    def systems(self) -> Sequence[SystemSummary]: ...
+
+    def system(self, name: str, *, revision: int | None = None) -> SystemDetail: ...
+
+    def history(self, name: str) -> Sequence[RevisionSummary]: ...
+
+    # operations and events
+    def operations(self, *, system: str | None, active_only: bool, limit: int) -> Sequence[Operation]:
+        """The newest first."""
+
+    def operation(self, operation_id: str) -> OperationDetail: ...
+
+    def cancel(self, operation_id: str, request: Request) -> Operation: ...
+
+    def wait_change(self, operation_id: str, after: int, timeout_s: float) -> tuple[int, OperationDetail]:
+        """Return once the operation's version is above `after`, or time is up (then with the same version)."""
+
+    def events(self, *, after: int, system: str | None, limit: int) -> Sequence[Event]:
+        """Events with a sequence above `after`, oldest first, at most `limit`."""
+
+    def wait_events(self, after: int, system: str | None, timeout_s: float) -> Sequence[Event]:
+        """`events`, waiting for at least one; empty when time is up."""
+
+    # images
+    def images(self) -> Sequence[ImageSummary]: ...
+
+    def image(self, ref: str) -> ImageDetail: ...
+
+    def image_remove(self, ref: str, request: Request) -> None: ...
+
+    def image_tag(self, ref: str, name: str, request: Request) -> ImageSummary: ...
+
+    def image_history(self, name: str) -> Sequence[TagRecord]: ...
+
+    def image_build(self, bundle: RecipeBundle, request: Request) -> Operation: ...
+
+    def image_import(self, path: Path, name: str, request: Request) -> Operation:
+        """Take over an uploaded temporary file: the operation removes it, whatever its end."""
+
+    def image_export(self, ref: str, format: ExportFormat, target: Path) -> None:  # noqa: A002
+        """Write the image to `target`, which does not exist yet."""
+
+    # guests
+    def open_command(self, system: str, machine: str, request: CommandRequest) -> CommandChannel: ...
+
+    def open_console(self, system: str, machine: str) -> ConsoleStream: ...
+
+    def console_log(self, system: str, machine: str, tail_bytes: int | None) -> bytes: ...
+
+    # the rest
+    def garbage(self, *, dry_run: bool, request: Request) -> GarbageReport: ...
+
+    def about(self) -> Mapping[str, object]: ...
