@@ -1,0 +1,180 @@
+"""`ports.guests` in memory: guests that answer once they are up, and a small shell of fixed commands."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Self
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import MachineId
+from forkbed.core.systems.spec import ProbeSpec, ResolvedMachine, SetupSpec, SetupWhen
+from forkbed.core.systems.steps import Effect
+from forkbed.core.systems.view import Power
+from forkbed.drivers.simulated.world import SimulatedMachine, SimulatedWorld
+from forkbed.ports.guests import CommandRequest, GuestAddress, ProbeAnswer, SeedContent
+from forkbed.ports.hypervisor import DiskAttachment
+from forkbed.ports.progress import Progress
+
+_POLL_S = 0.2
+
+
+class SimulatedGuests:
+    """Guests of the simulated world."""
+
+    def __init__(self, world: SimulatedWorld) -> None:
+        self._world = world
+
+    def seed(self, machine: ResolvedMachine, content: SeedContent, digest: str) -> Effect:
+        """Note the seed."""
+        self._world.call("guests.seed", machine.name)
+        with self._world.lock:
+            before = self._world.seeds.get(machine.id)
+            self._world.seeds[machine.id] = digest
+        return Effect.ALREADY if before == digest else Effect.CHANGED
+
+    def seed_attachment(self, machine: ResolvedMachine) -> DiskAttachment:
+        """A path that leads nowhere."""
+        return DiskAttachment("seed", f"/simulated/{machine.id}.iso", "raw", read_only=True)
+
+    def seed_digests(self) -> Mapping[MachineId, str]:
+        """All seeds."""
+        with self._world.lock:
+            return dict(self._world.seeds)
+
+    def remove_seed(self, machine_id: MachineId) -> Effect:
+        """Forget a seed."""
+        self._world.call("guests.remove_seed", machine_id)
+        with self._world.lock:
+            return Effect.CHANGED if self._world.seeds.pop(machine_id, None) else Effect.ALREADY
+
+    def await_reachable(self, address: GuestAddress, timeout_s: float, progress: Progress) -> str:
+        """Wait until the guest is up."""
+        name = address.machine.name
+        self._world.call("guests.await_reachable", name)
+        deadline = self._world.clock.now() + timeout_s
+        while self._world.clock.now() < deadline:
+            if self._answers(address.machine):
+                return "ssh"
+            progress.check_cancelled()
+            self._world.clock.sleep(_POLL_S)
+        raise OperationalError(
+            Kind.UNREACHABLE, f"machine {name}", f"did not answer within {timeout_s:.0f} s"
+        )
+
+    def run_setup(self, address: GuestAddress, commands: Sequence[SetupSpec], progress: Progress) -> None:
+        """Note each command as done; a command `false` fails."""
+        machine = self._find(address.machine)
+        for command in commands:
+            self._world.call("guests.run_setup", f"{address.machine.name}: {command.command}")
+            once = command.when is SetupWhen.ONCE
+            with self._world.lock:
+                mark = sha256(f"{command} {'' if once else machine.boot_id}".encode()).hexdigest()
+                if mark in machine.setup_done:
+                    continue
+            progress.tell(command.command)
+            if command.command == "false":
+                raise OperationalError(
+                    Kind.FAULT, f"machine {address.machine.name}", "setup command `false` ended with status 1"
+                )
+            with self._world.lock:
+                machine.setup_done.add(mark)
+                machine.console += f"+ {command.command}\r\n".encode()
+
+    def probe(self, address: GuestAddress, probe: ProbeSpec) -> ProbeAnswer:
+        """Good once the guest is up."""
+        self._world.call("guests.probe", address.machine.name)
+        good = self._answers(address.machine)
+        return ProbeAnswer(good, "" if good else "connection refused")
+
+    def open_command(self, address: GuestAddress, request: CommandRequest) -> SimulatedCommand:
+        """Run one of `echo`, `cat`, `hostname`, `true`, `false`, `exit N`; anything else is not found."""
+        if not self._answers(address.machine):
+            raise OperationalError(
+                Kind.UNREACHABLE, f"machine {address.machine.name}", "does not answer", "is it running?"
+            )
+        return SimulatedCommand(address.machine.name, request)
+
+    def forget(self, machine_id: MachineId) -> None:
+        """There is nothing to forget."""
+
+    def _find(self, machine: ResolvedMachine) -> SimulatedMachine:
+        with self._world.lock:
+            found = self._world.machines.get(machine.id)
+        if found is None:
+            raise OperationalError(Kind.NOT_FOUND, f"machine {machine.name}", "is not defined on this host")
+        return found
+
+    def _answers(self, machine: ResolvedMachine) -> bool:
+        with self._world.lock:
+            self._world.settle()
+            found = self._find(machine)
+            return (
+                found.power is Power.RUNNING
+                and machine.name not in self._world.deaf
+                and self._world.clock.now() >= found.answers_at
+            )
+
+
+class SimulatedCommand:
+    """A command whose whole answer is known at once, except for `cat`."""
+
+    def __init__(self, machine_name: str, request: CommandRequest) -> None:
+        self._output: deque[tuple[str, bytes]] = deque()
+        self._open = False
+        self._status = 0
+        match request.argv:
+            case ("echo", *words):
+                self._output.append(("stdout", " ".join(words).encode() + b"\n"))
+            case ("hostname",):
+                self._output.append(("stdout", machine_name.encode() + b"\n"))
+            case ("cat",):
+                self._open = True
+            case ("true",):
+                pass
+            case ("false",):
+                self._status = 1
+            case ("exit", status) if status.isdigit():
+                self._status = int(status)
+            case _:
+                name = request.argv[0] if request.argv else "shell"
+                self._output.append(("stderr", f"{name}: not found in a simulated guest\n".encode()))
+                self._status = 127
+
+    @property
+    def via(self) -> str:
+        """As if over ssh."""
+        return "ssh"
+
+    @property
+    def notice(self) -> str:
+        """Says that the guest is simulated."""
+        return "simulated guest"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._open = False
+
+    def read(self, timeout_s: float) -> tuple[str, bytes] | None:
+        """The next piece of output."""
+        if self._output:
+            return self._output.popleft()
+        return ("", b"") if self._open else None
+
+    def write(self, data: bytes) -> None:
+        """What `cat` gives back."""
+        self._output.append(("stdout", data))
+
+    def close_input(self) -> None:
+        """Ends `cat`."""
+        self._open = False
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Nothing to do."""
+
+    def exit_status(self) -> int:
+        """As the command says."""
+        return self._status
