@@ -182,16 +182,6 @@ def kill_group(process: Process) -> None:
     process.wait()
 
 
-def end(process: Process, *, grace_s: float = _GRACE_S) -> int:
-    """Ask a process to end, insist after `grace_s`; returns its status."""
-    process.terminate()
-    try:
-        return process.wait(grace_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
 def in_network_namespace(namespace: Argument, argv: Sequence[Argument]) -> tuple[str, ...]:
     """The command that runs `argv` in the network namespace with this path."""
     return ("nsenter", f"--net={os.fspath(namespace)}", "--", *_words(argv))
