@@ -10,6 +10,7 @@ from forkbed.base.errors import Kind, OperationalError
 
 Path = tuple[str | int, ...]
 
+_MAX_LINES = 1000
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -37,11 +38,14 @@ class ManifestInvalid(OperationalError):
         self.file_name = file_name
         self.problems = sorted(set(problems))
         count = len(self.problems)
+        lines = [problem.render(file_name) for problem in self.problems[:_MAX_LINES]]
+        if count > _MAX_LINES:
+            lines.append(f"{file_name}: … and {count - _MAX_LINES} more")
         super().__init__(
             Kind.INVALID,
             file_name,
             f"{count} problems, nothing was changed" if count != 1 else "a problem, nothing was changed",
-            details=tuple(problem.render(file_name) for problem in self.problems),
+            details=tuple(lines),
         )
 
 

@@ -77,9 +77,9 @@ def to_data(root: Node, expand: Expand | None = None, *, verbatim: str = "") -> 
 
     def convert(node: Node) -> Any:
         if isinstance(node, Scalar):
-            return (
-                node.text if expand is None or node.text is None or "$" not in node.text else fill(node.text)
-            )
+            if node.text is None:
+                return NO_VALUE
+            return node.text if expand is None or "$" not in node.text else fill(node.text)
         if isinstance(node, yamlsource.Mapping):
             entries: dict[str, Any] = {}
             for key, child in node.entries.items():

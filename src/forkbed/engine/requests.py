@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forkbed.core.operations.records import JournalEntry, Operation, Requester
+from forkbed.core.systems.changes import ChangeKind as ChangeKind
+from forkbed.core.systems.changes import ChangeView as ChangeView
+from forkbed.core.systems.changes import FieldChange as FieldChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +40,6 @@ class PowerAction(StrEnum):
     RESTART = "restart"
     PAUSE = "pause"
     RESUME = "resume"
-
-
-class ChangeKind(StrEnum):
-    CREATE = "create"
-    CHANGE = "change"
-    REMOVE = "remove"
-    KEEP = "keep"
-
-
-@dataclass(frozen=True, slots=True)
-class FieldChange:
-    """One declared value that differs. `old` is "" for something new, `new` "" for something removed."""
-
-    field: str  # "memory", "volumes.data.size"
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeView:
-    """What `up` would do to one machine or network. `needs` is "", "restart" or "destroy"."""
-
-    kind: ChangeKind
-    subject: str  # "machine boss", "network control"
-    fields: tuple[FieldChange, ...] = ()
-    needs: str = ""
-    loses: tuple[str, ...] = ()  # what data would be gone: "boss/data (2 GiB)"
 
 
 @dataclass(frozen=True, slots=True)

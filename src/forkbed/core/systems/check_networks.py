@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from forkbed.base.errors import Problem
 from forkbed.base.words import quoted, suggest
+from forkbed.core.networks.addresses import LARGEST_PREFIX, SMALLEST_PREFIX, gateway_of, usable_addresses
 from forkbed.core.systems.spec import (
     MachineSpec,
     NetworkSpec,
@@ -20,7 +21,6 @@ from forkbed.core.systems.spec import (
 )
 
 MAX_NICS = 8
-MIN_PREFIX, MAX_PREFIX = 8, 30
 
 _ANY = IPv4Address("0.0.0.0")
 _UNUSABLE = (
@@ -55,11 +55,6 @@ class _Place:
         return ("machines", self.machine.name, "nics", self.index, key)
 
 
-def gateway(subnet: IPv4Network) -> IPv4Address:
-    """The address on a subnet that belongs to Forkbed: gateway, DHCP and DNS. The first host address."""
-    return subnet.network_address + 1
-
-
 def check_networks(spec: SystemSpec, unread: Unread) -> Iterator[Problem]:
     """All that is wrong with the networks of a system and with what its machines say of them."""
     networks = {network.name: network for network in spec.networks}
@@ -81,7 +76,7 @@ def check_networks(spec: SystemSpec, unread: Unread) -> Iterator[Problem]:
         if complete and not machine.nics:
             yield from _without_nic(machine)
         if complete and machine.nics and machine.publish:
-            yield from _publish_needs_own_network(machine, networks, unread)
+            yield from _publish_needs_own_network(machine, networks)
     for name, places in nics.items():
         yield from _addresses(networks[name], places)
         yield from _macs(networks[name], places)
@@ -98,10 +93,10 @@ def _subnets(networks: tuple[NetworkSpec, ...]) -> Iterator[Problem]:
                     path, f"{subnet} cannot be used: {unusable} {why}", "a private one such as 10.1.0.0/24"
                 )
                 break
-        if not MIN_PREFIX <= subnet.prefixlen <= MAX_PREFIX:
-            size = "small" if subnet.prefixlen > MAX_PREFIX else "large"
+        if not SMALLEST_PREFIX <= subnet.prefixlen <= LARGEST_PREFIX:
+            size = "small" if subnet.prefixlen > LARGEST_PREFIX else "large"
             yield Problem(
-                path, f"{subnet} is too {size}", f"a prefix length from {MIN_PREFIX} to {MAX_PREFIX}"
+                path, f"{subnet} is too {size}", f"a prefix length from {SMALLEST_PREFIX} to {LARGEST_PREFIX}"
             )
     widest: NetworkSpec | None = None  # the one that reaches furthest of those that begin before
     for network in sorted(
@@ -118,8 +113,8 @@ def _subnets(networks: tuple[NetworkSpec, ...]) -> Iterator[Problem]:
 def _addresses(network: NetworkSpec, places: list[_Place]) -> Iterator[Problem]:
     subnet = network.subnet
     seen: dict[IPv4Address, str] = {}
-    own = gateway(subnet)
-    room = max(subnet.num_addresses - 3, 0)  # without network, broadcast and gateway
+    own = gateway_of(subnet)
+    room = len(usable_addresses(subnet))
     for place in places:
         address = place.nic.address
         if address is None:
@@ -174,15 +169,11 @@ def _without_nic(machine: MachineSpec) -> Iterator[Problem]:
                 yield Problem((*path, section, index), wrong, "give it a NIC, or use `exec`")
 
 
-def _publish_needs_own_network(
-    machine: MachineSpec, networks: dict[str, NetworkSpec], unread: Unread
-) -> Iterator[Problem]:
-    """Ports are published through Forkbed's gateway, which a network joined to a host bridge does not use."""
-    names = {nic.network for nic in machine.nics}
-    if names & unread.networks or not names & networks.keys():
-        return
-    if all(networks[name].uplink is UplinkKind.BRIDGE for name in names & networks.keys()):
-        wrong = "its network is joined to a bridge of the host, nothing can be published there"
+def _publish_needs_own_network(machine: MachineSpec, networks: dict[str, NetworkSpec]) -> Iterator[Problem]:
+    """Ports are published on the first NIC's network, through Forkbed's gateway; a host bridge goes around that."""
+    first = machine.nics[0].network
+    if first in networks and networks[first].uplink is UplinkKind.BRIDGE:
+        wrong = f"the network `{first}` of its first NIC is joined to a host bridge, nothing can be published there"
         right = "reach the machine at its own address, or put it on a network with uplink `nat` or `none`"
         yield Problem(("machines", machine.name, "publish"), wrong, right)
 

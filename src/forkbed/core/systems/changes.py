@@ -1,0 +1,388 @@
+"""What would become different in a system, and what that takes: nothing, a restart, or the loss of data?
+
+Pure. Compares what was declared before with what is declared now, value by value, for people. The planner decides
+from digests what is done; this says beforehand what that will mean, by the same rules:
+
+- live: labels, publish, setup, ready, checks, after, restart, a network's uplink and IPv6
+- restart: shape, NICs, volumes added or grown, all that comes with the seed; a subnet or host bridge for all on it
+- destroy: an image's other content, a volume that shrinks or goes, a machine that goes
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import zip_longest
+
+from forkbed.base.ids import ImageId
+from forkbed.base.units import format_size
+from forkbed.core.systems.spec import (
+    FileSpec,
+    MachineSpec,
+    NetworkSpec,
+    NicSpec,
+    ProbeKind,
+    ProbeSpec,
+    PublishSpec,
+    SecretSpec,
+    SetupSpec,
+    SetupWhen,
+    SystemSpec,
+    UplinkKind,
+    UserSpec,
+)
+
+LIVE, RESTART, DESTROY = "", "restart", "destroy"
+_RANK = {LIVE: 0, RESTART: 1, DESTROY: 2}
+_AS_IMAGE = "as large as the image"
+
+
+class ChangeKind(StrEnum):
+    """What `up` would do with a machine or network."""
+
+    CREATE = "create"
+    CHANGE = "change"
+    REMOVE = "remove"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One declared value that differs. `old` is "" for something new, `new` "" for something removed."""
+
+    field: str  # "memory", "volumes.data.size"
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeView:
+    """What `up` would do to one machine or network. `needs` is "", "restart" or "destroy"."""
+
+    kind: ChangeKind
+    subject: str  # "machine boss", "network control"
+    fields: tuple[FieldChange, ...] = ()
+    needs: str = ""
+    loses: tuple[str, ...] = ()  # what data would be gone: "boss/data (2 GiB)"
+
+
+def diff_systems(
+    old: SystemSpec | None,
+    new: SystemSpec,
+    old_images: Mapping[str, ImageId],
+    new_images: Mapping[str, ImageId],
+    *,
+    image_sizes: Mapping[ImageId, int] | None = None,
+) -> tuple[ChangeView, ...]:
+    """Every network and machine with what becomes of it: the system, networks, machines, then what goes.
+
+    `old_images` and `new_images` map a machine's name to the content of its image, `image_sizes` (bytes) tells
+    how large a root volume is whose size is not declared; where that is unknown a root volume that loses its
+    declared size counts as shrunk.
+    """
+    before = old or SystemSpec(new.name, (), ())
+    differ = _Differ(before, new, old_images, new_images, image_sizes or {})
+    return tuple(differ.changes())
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A difference and what it takes; `loses` names data that would be gone."""
+
+    field: str
+    old: str
+    new: str
+    needs: str
+    loses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Differ:
+    old: SystemSpec
+    new: SystemSpec
+    old_images: Mapping[str, ImageId]
+    new_images: Mapping[str, ImageId]
+    image_sizes: Mapping[ImageId, int]
+
+    def changes(self) -> Iterator[ChangeView]:
+        labels = list(_by_key("labels", dict(self.old.labels), dict(self.new.labels), LIVE))
+        if labels:
+            yield _view(f"system {self.new.name}", labels)
+        old_networks = {network.name: network for network in self.old.networks}
+        old_machines = {machine.name: machine for machine in self.old.machines}
+        moved: dict[str, list[_Found]] = {}
+        for network in self.new.networks:
+            subject = f"network {network.name}"
+            was = old_networks.pop(network.name, None)
+            if was is None:
+                fields = tuple(FieldChange(*item) for item in _network_fields(network))
+                yield ChangeView(ChangeKind.CREATE, subject, fields)
+                continue
+            found = list(_network(was, network))
+            moved[network.name] = [item for item in found if item.needs == RESTART]
+            yield _view(subject, found)
+        for machine in self.new.machines:
+            had = old_machines.pop(machine.name, None)
+            yield self._created(machine) if had is None else self._compared(had, machine, moved)
+        for gone in old_networks:
+            yield ChangeView(ChangeKind.REMOVE, f"network {gone}")
+        for machine in old_machines.values():
+            loses = (
+                self._root_lost(machine),
+                *(_lost(machine.name, v.name, v.size_bytes) for v in machine.volumes),
+            )
+            yield ChangeView(ChangeKind.REMOVE, f"machine {machine.name}", needs=DESTROY, loses=loses)
+
+    def _created(self, machine: MachineSpec) -> ChangeView:
+        fields = [
+            FieldChange("image", "", self._image(machine, self.new_images)),
+            FieldChange("cpus", "", str(machine.cpus)),
+            FieldChange("memory", "", format_size(machine.memory_bytes)),
+        ]
+        fields += [
+            FieldChange(f"volumes.{v.name}.size", "", format_size(v.size_bytes)) for v in machine.volumes
+        ]
+        fields += [FieldChange("nics", "", _nic(nic)) for nic in machine.nics]
+        fields += [FieldChange("publish", "", _publish(item)) for item in machine.publish]
+        return ChangeView(ChangeKind.CREATE, f"machine {machine.name}", tuple(fields))
+
+    def _compared(
+        self, old: MachineSpec, new: MachineSpec, moved: Mapping[str, Sequence[_Found]]
+    ) -> ChangeView:
+        found = [*self._root(old, new), *_volumes(old, new)]
+        if old != new:
+            found += _shape(old, new)
+            found += _seed(old, new)
+            found += _live(old, new)
+        for name in dict.fromkeys(nic.network for nic in new.nics):
+            found += [
+                _Found(f"networks.{name}.{item.field}", item.old, item.new, RESTART)
+                for item in moved.get(name, ())
+            ]
+        return _view(f"machine {new.name}", found)
+
+    def _root(self, old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
+        """Image and root volume: a root volume lives on only with the same content and at least its size."""
+        was, now = self.old_images.get(old.name), self.new_images.get(new.name)
+        lost = (self._root_lost(old),)
+        if was != now or old.image != new.image:
+            needs, gone = (DESTROY, lost) if was != now else (LIVE, ())
+            yield _Found(
+                "image", self._image(old, self.old_images), self._image(new, self.new_images), needs, gone
+            )
+        if old.root_size_bytes == new.root_size_bytes:
+            return
+        if was != now:  # the new content gets a new root volume of whatever size
+            yield _Found("root", _root_size(old), _root_size(new), LIVE)
+            return
+        size = None if was is None else self.image_sizes.get(was)
+        before, after = old.root_size_bytes or size, new.root_size_bytes or size
+        if before == after and before is not None:
+            return
+        shrinks = after < before if before is not None and after is not None else new.root_size_bytes is None
+        needs, gone = (DESTROY, lost) if shrinks else (RESTART, ())
+        yield _Found("root", _root_size(old), _root_size(new), needs, gone)
+
+    def _root_lost(self, machine: MachineSpec) -> str:
+        image = self.old_images.get(machine.name)
+        size = machine.root_size_bytes or (self.image_sizes.get(image) if image is not None else None)
+        return _lost(machine.name, "root", size)
+
+    def _image(self, machine: MachineSpec, images: Mapping[str, ImageId]) -> str:
+        image = images.get(machine.name)
+        return machine.image if image is None else f"{machine.image} ({image[:12]})"
+
+
+def _view(subject: str, found: Iterable[_Found]) -> ChangeView:
+    items = list(found)
+    if not items:
+        return ChangeView(ChangeKind.KEEP, subject)
+    return ChangeView(
+        ChangeKind.CHANGE,
+        subject,
+        tuple(FieldChange(item.field, item.old, item.new) for item in items),
+        needs=max((item.needs for item in items), key=_RANK.__getitem__),
+        loses=tuple(dict.fromkeys(name for item in items for name in item.loses)),
+    )
+
+
+def _network_fields(network: NetworkSpec) -> list[tuple[str, str, str]]:
+    return [
+        ("subnet", "", str(network.subnet)),
+        ("uplink", "", _uplink(network)),
+        ("ipv6", "", str(network.ipv6)),
+    ]
+
+
+def _network(old: NetworkSpec, new: NetworkSpec) -> Iterator[_Found]:
+    """A subnet moves addresses, and a host bridge is where taps are plugged in: both at the start of a machine."""
+    bridged = UplinkKind.BRIDGE in (old.uplink, new.uplink)
+    yield from _value("subnet", str(old.subnet), str(new.subnet), RESTART)
+    yield from _value("uplink", _uplink(old), _uplink(new), RESTART if bridged else LIVE)
+    yield from _value("ipv6", str(old.ipv6), str(new.ipv6), LIVE)
+
+
+def _volumes(old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
+    before = {volume.name: volume for volume in old.volumes}
+    for volume in new.volumes:
+        field = f"volumes.{volume.name}"
+        was = before.pop(volume.name, None)
+        size = format_size(volume.size_bytes)
+        if was is None:
+            yield _Found(f"{field}.size", "", size, RESTART)
+            continue
+        if was.size_bytes != volume.size_bytes:
+            shrinks = volume.size_bytes < was.size_bytes
+            loses = (_lost(old.name, was.name, was.size_bytes),) if shrinks else ()
+            needs = DESTROY if shrinks else RESTART
+            yield _Found(f"{field}.size", *_sizes(was.size_bytes, volume.size_bytes), needs, loses)
+        yield from _value(f"{field}.mount", was.mount, volume.mount, RESTART)
+        yield from _value(f"{field}.filesystem", was.filesystem, volume.filesystem, RESTART)
+    for gone in before.values():
+        size = format_size(gone.size_bytes)
+        yield _Found(
+            f"volumes.{gone.name}", size, "", DESTROY, (_lost(old.name, gone.name, gone.size_bytes),)
+        )
+    kept = [volume.name for volume in old.volumes if volume.name not in before]
+    order = [volume.name for volume in new.volumes if volume.name in kept]
+    yield from _value("volumes", ", ".join(kept), ", ".join(order), RESTART)
+
+
+def _shape(old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
+    yield from _value("cpus", str(old.cpus), str(new.cpus), RESTART)
+    yield from _value("memory", *_sizes(old.memory_bytes, new.memory_bytes), RESTART)
+    for index, (was, now) in enumerate(zip_longest(old.nics, new.nics)):
+        yield from _value(
+            f"nics[{index}]", "" if was is None else _nic(was), "" if now is None else _nic(now), RESTART
+        )
+
+
+def _seed(old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
+    """All that the guest takes from its seed when it boots."""
+    yield from _by_key("files", _files(old.files), _files(new.files), RESTART)
+    yield from _secrets(old.secrets, new.secrets)
+    yield from _listed("ssh.keys", old.root_keys, new.root_keys, RESTART)
+    yield from _by_key("ssh.users", _users(old.users), _users(new.users), RESTART)
+    yield from _value("cloud_init", _digested(old.cloud_init), _digested(new.cloud_init), RESTART)
+
+
+def _live(old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
+    yield from _listed("publish", map(_publish, old.publish), map(_publish, new.publish), LIVE)
+    yield from _listed("setup", map(_setup, old.setup), map(_setup, new.setup), LIVE)
+    yield from _listed("ready", map(_probe, old.ready), map(_probe, new.ready), LIVE)
+    yield from _listed("checks", map(_probe, old.checks), map(_probe, new.checks), LIVE)
+    yield from _value("after", ", ".join(old.after), ", ".join(new.after), LIVE)
+    yield from _value("restart", str(old.restart), str(new.restart), LIVE)
+
+
+def _value(field: str, old: str, new: str, needs: str) -> Iterator[_Found]:
+    if old != new:
+        yield _Found(field, old, new, needs)
+
+
+def _by_key(field: str, old: Mapping[str, str], new: Mapping[str, str], needs: str) -> Iterator[_Found]:
+    for key in [*new, *(key for key in old if key not in new)]:
+        yield from _value(f"{field}.{key}", old.get(key, ""), new.get(key, ""), needs)
+
+
+def _listed(field: str, old: Iterable[str], new: Iterable[str], needs: str) -> Iterator[_Found]:
+    """What came and what went, in pairs; where only the order differs, both lists."""
+    before, after = list(old), list(new)
+    if before == after:
+        return
+    gone = [item for item in before if item not in after]
+    added = [item for item in after if item not in before]
+    if not gone and not added:
+        yield _Found(field, ", ".join(before), ", ".join(after), needs)
+    for was, now in zip_longest(gone, added, fillvalue=""):
+        yield _Found(field, was, now, needs)
+
+
+def _secrets(old: Sequence[SecretSpec], new: Sequence[SecretSpec]) -> Iterator[_Found]:
+    """Where secrets go, and that one is another; never anything of their bytes."""
+    before = {secret.path: secret for secret in old}
+    after = {secret.path: secret for secret in new}
+    for path in [*after, *(path for path in before if path not in after)]:
+        was, now = before.get(path), after.get(path)
+        if was == now:
+            continue
+        other = was is not None and now is not None and was.version != now.version
+        shown = "" if now is None else _placed(now.mode, now.owner, f"secret {now.name}")
+        yield _Found(
+            f"secrets.{path}",
+            "" if was is None else _placed(was.mode, was.owner, f"secret {was.name}"),
+            shown + (", another value" if other else ""),
+            RESTART,
+        )
+
+
+def _files(files: Sequence[FileSpec]) -> dict[str, str]:
+    return {file.path: _placed(file.mode, file.owner, f"content {file.content_hash[:12]}") for file in files}
+
+
+def _placed(mode: int, owner: str, what: str) -> str:
+    return f"{what}, {mode:04o} {owner}"
+
+
+def _users(users: Sequence[UserSpec]) -> dict[str, str]:
+    return {
+        user.name: "; ".join([
+            f"shell {user.shell}",
+            *([f"groups {', '.join(user.groups)}"] if user.groups else []),
+            *(["sudo"] if user.sudo else []),
+            *(f"key {key}" for key in user.keys),
+        ])
+        for user in users
+    }  # fmt: skip
+
+
+def _uplink(network: NetworkSpec) -> str:
+    return f"bridge:{network.bridge}" if network.uplink is UplinkKind.BRIDGE else str(network.uplink)
+
+
+def _nic(nic: NicSpec) -> str:
+    return " ".join(
+        [nic.network, *([str(nic.address)] if nic.address else []), *([nic.mac] if nic.mac else [])]
+    )
+
+
+def _publish(item: PublishSpec) -> str:
+    return f"{item.host_address}:{item.host_port} -> {item.machine_port}/{item.protocol}"
+
+
+def _setup(item: SetupSpec) -> str:
+    when = "at each boot" if item.when is SetupWhen.BOOT else "once"
+    return f"{item.command} ({when}, {item.timeout_s:g} s)"
+
+
+def _probe(probe: ProbeSpec) -> str:
+    match probe.kind:
+        case ProbeKind.TCP:
+            what = f"tcp {probe.port}"
+        case ProbeKind.HTTP:
+            what = f"http :{probe.port}{probe.path} {probe.status}"
+        case ProbeKind.EXEC:
+            what = f"exec {probe.command}"
+    return f"{what} (each {probe.interval_s:g} s, for {probe.timeout_s:g} s)"
+
+
+def _digested(text: str) -> str:
+    if not text:
+        return ""
+    return f"{len(text.splitlines())} lines, {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _root_size(machine: MachineSpec) -> str:
+    return _AS_IMAGE if machine.root_size_bytes is None else format_size(machine.root_size_bytes)
+
+
+def _sizes(old_bytes: int, new_bytes: int) -> tuple[str, str]:
+    """Both sizes, exact to the byte where rounding would make them look the same."""
+    old, new = format_size(old_bytes), format_size(new_bytes)
+    return (f"{old_bytes} B", f"{new_bytes} B") if old == new and old_bytes != new_bytes else (old, new)
+
+
+def _lost(machine: str, volume: str, size_bytes: int | None) -> str:
+    return f"{machine}/{volume}" + ("" if size_bytes is None else f" ({format_size(size_bytes)})")
