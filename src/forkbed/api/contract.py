@@ -9,6 +9,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from urllib.parse import quote, unquote
 
 from forkbed.base.errors import Kind, OperationalError
@@ -26,6 +27,13 @@ OCTETS = "application/octet-stream"
 BODY_LIMIT_BYTES = 256 * 1024 * 1024
 """The largest JSON body: a manifest with the files it names. Images are streamed and have a limit of their own."""
 COMMAND_LIMIT = 1000
+
+
+class ExportFormat(StrEnum):
+    """The form in which an image leaves."""
+
+    QCOW2 = "qcow2"
+    RAW = "raw"
 
 
 @dataclass(frozen=True, slots=True)

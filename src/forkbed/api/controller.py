@@ -11,14 +11,7 @@ from typing import Protocol
 
 from forkbed.core.operations.records import Event, Operation
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.image_requests import (
-    ExportFormat,
-    GarbageReport,
-    ImageDetail,
-    ImageSummary,
-    RecipeBundle,
-    TagRecord,
-)
+from forkbed.engine.garbage import GarbageReport
 from forkbed.engine.requests import (
     OperationDetail,
     PlanView,
@@ -31,6 +24,7 @@ from forkbed.engine.requests import (
 )
 from forkbed.ports.guests import CommandChannel, CommandRequest
 from forkbed.ports.hypervisor import ConsoleStream
+from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 
 
 class ControllerApi(Protocol):
@@ -62,7 +56,10 @@ class ControllerApi(Protocol):
     def cancel(self, operation_id: str, request: Request) -> Operation: ...
 
     def wait_change(self, operation_id: str, after: int, timeout_s: float) -> tuple[int, OperationDetail]:
-        """Return once the operation's version is above `after`, or time is up (then with the same version)."""
+        """Return once the operation's version is not `after`, or time is up (then with the same version).
+
+        Versions rise from 0 and begin anew with the process; -1 is none.
+        """
 
     def events(self, *, after: int, system: str | None, limit: int) -> Sequence[Event]:
         """Events with a sequence above `after`, oldest first, at most `limit`."""
@@ -71,23 +68,24 @@ class ControllerApi(Protocol):
         """`events`, waiting for at least one; empty when time is up."""
 
     # images
-    def images(self) -> Sequence[ImageSummary]: ...
+    def images(self) -> Sequence[ImageView]: ...
 
-    def image(self, ref: str) -> ImageDetail: ...
+    def image(self, ref: str) -> ImageView: ...
 
     def image_remove(self, ref: str, request: Request) -> None: ...
 
-    def image_tag(self, ref: str, name: str, request: Request) -> ImageSummary: ...
+    def image_tag(self, ref: str, name: str, request: Request) -> TagMove: ...
 
-    def image_history(self, name: str) -> Sequence[TagRecord]: ...
+    def image_history(self, name: str) -> Sequence[TagMove]:
+        """Every move of a name with its channel, or of all channels of a name, oldest first."""
 
     def image_build(self, bundle: RecipeBundle, request: Request) -> Operation: ...
 
     def image_import(self, path: Path, name: str, request: Request) -> Operation:
         """Take over an uploaded temporary file: the operation removes it, whatever its end."""
 
-    def image_export(self, ref: str, format: ExportFormat, target: Path) -> None:  # noqa: A002
-        """Write the image to `target`, which does not exist yet."""
+    def image_export(self, ref: str, format: str, target: Path) -> None:  # noqa: A002
+        """Write the image to `target`, which does not exist yet, as "qcow2" or "raw"."""
 
     # guests
     def open_command(self, system: str, machine: str, request: CommandRequest) -> CommandChannel: ...

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import OperationId, SystemId
+from forkbed.base.ids import ImageId, OperationId, SystemId
 from forkbed.core.operations.records import (
     Event,
     JournalEntry,
@@ -23,15 +23,7 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.image_requests import (
-    ExportFormat,
-    GarbageItem,
-    GarbageReport,
-    ImageDetail,
-    ImageSummary,
-    RecipeBundle,
-    TagRecord,
-)
+from forkbed.engine.garbage import GarbageItem, GarbageReport
 from forkbed.engine.requests import (
     ChangeKind,
     ChangeView,
@@ -49,9 +41,10 @@ from forkbed.engine.requests import (
     UpOptions,
 )
 from forkbed.ports.guests import CommandRequest
+from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 from tests.unit.api.guest import EchoConsole, LocalCommand
 
-IMAGE_ID = "b" * 64
+IMAGE_ID = ImageId("b" * 64)
 ROOT = Requester(0, "root", "forkbed up system.yaml")
 PLAN = PlanView(
     system="boss-ops",
@@ -194,7 +187,7 @@ class FakeController:
 
     def wait_change(self, operation_id: str, after: int, timeout_s: float) -> tuple[int, OperationDetail]:
         with self._changed:
-            self._changed.wait_for(lambda: self._details[operation_id].version > after, timeout_s)
+            self._changed.wait_for(lambda: self._details[operation_id].version != after, timeout_s)
             detail = self._details[operation_id]
             return detail.version, detail
 
@@ -207,26 +200,26 @@ class FakeController:
             self._changed.wait_for(lambda: self.events(after=after, system=system, limit=1), timeout_s)
             return self.events(after=after, system=system, limit=1000)
 
-    def images(self) -> Sequence[ImageSummary]:
+    def images(self) -> Sequence[ImageView]:
         return [_IMAGE]
 
-    def image(self, ref: str) -> ImageDetail:
+    def image(self, ref: str) -> ImageView:
         if ref not in ("boss:dev", "boss", IMAGE_ID, IMAGE_ID[:12]):
             raise OperationalError(Kind.NOT_FOUND, f"image {ref}", "there is none", "`forkbed image list`")
-        return ImageDetail(_IMAGE, "f" * 64, "base: debian-12\n", packages=("nginx 1.22",), requester=ROOT)
+        return _IMAGE
 
     def image_remove(self, ref: str, request: Request) -> None:
         self.image(ref)
         self._note("image_remove", ref)
         raise OperationalError(Kind.CONFLICT, f"image {ref}", "boss-ops/boss uses it")
 
-    def image_tag(self, ref: str, name: str, request: Request) -> ImageSummary:
+    def image_tag(self, ref: str, name: str, request: Request) -> TagMove:
         self.image(ref)
         self._note("image_tag", (ref, name))
-        return replace(_IMAGE, names=(*_IMAGE.names, name))
+        return TagMove(name, 1000.0, "root", _IMAGE.id, "")
 
-    def image_history(self, name: str) -> Sequence[TagRecord]:
-        return [TagRecord(1000.0, name, IMAGE_ID, ROOT)]
+    def image_history(self, name: str) -> Sequence[TagMove]:
+        return [TagMove(name, 1000.0, "root", _IMAGE.id, "")]
 
     def image_build(self, bundle: RecipeBundle, request: Request) -> Operation:
         self._note("image_build", bundle)
@@ -240,9 +233,9 @@ class FakeController:
         path.unlink()
         return self._operation(OperationKind.IMAGE_IMPORT, name, request)
 
-    def image_export(self, ref: str, format: ExportFormat, target: Path) -> None:  # noqa: A002
+    def image_export(self, ref: str, format: str, target: Path) -> None:  # noqa: A002
         self.image(ref)
-        target.write_bytes(str(format).encode() * 1_000_000)
+        target.write_bytes(format.encode() * 1_000_000)
 
     def open_command(self, system: str, machine: str, request: CommandRequest) -> LocalCommand:
         self._machine(system, machine)
@@ -335,6 +328,4 @@ _NETWORK = NetworkDetail(
     "control", "net1", "10.0.0.0/24", "nat", "block", "10.0.0.1", "fbt3stabcd", "fb-t3st-n1", True
 )
 _REASON = ReasonLine(1000.0, "root ran `forkbed up system.yaml`", "op1")
-_IMAGE = ImageSummary(
-    IMAGE_ID, ("boss:dev",), "debian", "qcow2", 2 * 1024**3, 400 * 1024**2, 900.0, ("boss-ops/boss",)
-)
+_IMAGE = ImageView(IMAGE_ID, ("boss:dev",), 2 * 1024**3, 400 * 1024**2, 900.0, {"recipe": "boss.yaml"})

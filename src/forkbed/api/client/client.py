@@ -24,6 +24,7 @@ from forkbed.api.contract import (
     PREFIX,
     BundleBody,
     DownBody,
+    ExportFormat,
     GarbageBody,
     PowerBody,
     TagBody,
@@ -34,14 +35,7 @@ from forkbed.api.contract import (
 from forkbed.base.errors import OperationalError
 from forkbed.core.operations.records import Event, Operation
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.image_requests import (
-    ExportFormat,
-    GarbageReport,
-    ImageDetail,
-    ImageSummary,
-    RecipeBundle,
-    TagRecord,
-)
+from forkbed.engine.garbage import GarbageReport
 from forkbed.engine.requests import (
     OperationDetail,
     PlanView,
@@ -51,6 +45,7 @@ from forkbed.engine.requests import (
     SystemSummary,
     UpOptions,
 )
+from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 
 if TYPE_CHECKING:
     from forkbed.api.client.streams import GuestConnection
@@ -176,13 +171,15 @@ class Client:
             yield detail
             if detail.operation.status.ended:
                 return
+        # The server says that the last event seen was the last one; after a restart it may count anew, so look.
+        yield self.operation(operation_id)
 
     def wait(self, operation_id: str) -> Operation:
         """Wait for an operation's end and return it, whatever came of it."""
         for detail in self.follow_operation(operation_id):
             if detail.operation.status.ended:
                 return detail.operation
-        return self.operation(operation_id).operation
+        raise AssertionError("following ends with the operation's end")
 
     def events(self, *, after: int = 0, system: str | None = None, limit: int = 1000) -> Sequence[Event]:
         """What happened, oldest first."""
@@ -198,17 +195,17 @@ class Client:
 
     # images
 
-    def images(self) -> Sequence[ImageSummary]:
+    def images(self) -> Sequence[ImageView]:
         """All images."""
-        return self._list(ImageSummary, "/images")
+        return self._list(ImageView, "/images")
 
-    def image(self, ref: str) -> ImageDetail:
+    def image(self, ref: str) -> ImageView:
         """One image, by name, name with channel, or id."""
-        return decode(ImageDetail, self._get(f"/images/{_segment(ref)}"))
+        return decode(ImageView, self._get(f"/images/{_segment(ref)}"))
 
     def image_build(self, recipe: RecipeBundle, *, idempotency_key: str | None = None) -> Operation:
         """Build an image from a recipe."""
-        bundle = ManifestBundle(recipe.file_name, recipe.text, files=recipe.files, variables=recipe.variables)
+        bundle = ManifestBundle(recipe.file_name, recipe.text, files=recipe.files)
         body: BundleBody = bundle_body(bundle)
         return self._start("/images/builds", body, idempotency_key=idempotency_key)
 
@@ -244,13 +241,13 @@ class Client:
             "DELETE", f"{PREFIX}/images/{_segment(ref)}", headers=self._write_headers(None, None)
         )
 
-    def image_tag(self, ref: str, name: str) -> ImageSummary:
+    def image_tag(self, ref: str, name: str) -> ImageView:
         """Point a name with its channel (`boss:production`) to an image."""
-        return decode(ImageSummary, self._post(f"/images/{_segment(ref)}/tags", TagBody(name)))
+        return decode(ImageView, self._post(f"/images/{_segment(ref)}/tags", TagBody(name)))
 
-    def image_history(self, name: str) -> Sequence[TagRecord]:
-        """What a name pointed to, the newest first."""
-        return self._list(TagRecord, f"/images/{_segment(name)}/tags")
+    def image_history(self, name: str) -> Sequence[TagMove]:
+        """What a name pointed to, the oldest first."""
+        return self._list(TagMove, f"/images/{_segment(name)}/tags")
 
     # machines
 

@@ -42,7 +42,7 @@ async def follow_operation(context: Context, operation_id: str, after: int) -> A
             if answer is None:
                 return
             version, detail = answer
-            if version > after:
+            if version != after:  # a lower one: the server was started anew
                 changed = tuple(entry for entry in detail.journal if sent.get(entry.sequence) != entry)
                 sent.update((entry.sequence, entry) for entry in changed)
                 yield _message(version, "update", OperationDetail(detail.operation, changed, version))

@@ -11,13 +11,13 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
-from forkbed.api.contract import OCTETS, BundleBody, TagBody, bundle_of
+from forkbed.api.contract import OCTETS, BundleBody, ExportFormat, TagBody, bundle_of
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS, Responses
 from forkbed.api.server.context import Api, Shared
 from forkbed.api.server.transfers import receive_file, reserve_path, send_and_remove
 from forkbed.api.server.writes import Write, accepted
 from forkbed.core.operations.records import Operation
-from forkbed.engine.image_requests import ExportFormat, ImageDetail, ImageSummary, RecipeBundle, TagRecord
+from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 
 router = APIRouter(tags=["images"])
 ImageRef = Annotated[str, Path(description="A name with its channel (`boss:dev`), a name, or an id.")]
@@ -26,16 +26,16 @@ _DOWNLOAD: Responses = {200: {"description": "The image's file", "content": {OCT
 
 
 @router.get("/images", summary="List images", responses=READ_PROBLEMS)
-def images(api: Api) -> Sequence[ImageSummary]:
+def images(api: Api) -> Sequence[ImageView]:
     """All images of this installation."""
     return api.images()
 
 
 @router.post("/images/builds", status_code=202, summary="Build an image", responses=WRITE_PROBLEMS)
 def build(body: BundleBody, api: Api, request: Write, response: Response) -> Operation:
-    """Build an image from a recipe. `secrets` are not used."""
+    """Build an image from a recipe. A recipe has no variables and no secrets."""
     bundle = bundle_of(body)
-    recipe = RecipeBundle(bundle.file_name, bundle.text, bundle.files, bundle.variables)
+    recipe = RecipeBundle(bundle.file_name, bundle.text, bundle.files)
     return accepted(api.image_build(recipe, request), response)
 
 
@@ -66,8 +66,8 @@ async def import_image(
 
 
 @router.get("/images/{ref}", summary="Show an image", responses=READ_PROBLEMS)
-def image(ref: ImageRef, api: Api) -> ImageDetail:
-    """What it is, where it came from and who uses it."""
+def image(ref: ImageRef, api: Api) -> ImageView:
+    """What it is and where it came from."""
     return api.image(ref)
 
 
@@ -78,14 +78,14 @@ def remove(ref: ImageRef, api: Api, request: Write) -> None:
 
 
 @router.post("/images/{ref}/tags", summary="Point a name to an image", responses=WRITE_PROBLEMS)
-def tag(ref: ImageRef, body: TagBody, api: Api, request: Write) -> ImageSummary:
+def tag(ref: ImageRef, body: TagBody, api: Api, request: Write) -> TagMove:
     """Move a channel, or make one. What it pointed to before is kept in its history."""
     return api.image_tag(ref, body.name, request)
 
 
 @router.get("/images/{ref}/tags", summary="List what a name pointed to", responses=READ_PROBLEMS)
-def tag_history(ref: ImageRef, api: Api) -> Sequence[TagRecord]:
-    """Every image that the name has pointed to, the newest first."""
+def tag_history(ref: ImageRef, api: Api) -> Sequence[TagMove]:
+    """Every image that the name has pointed to, the oldest first."""
     return api.image_history(ref)
 
 

@@ -73,7 +73,7 @@ async def operation_events(
     event before. The id is the operation's version; with Last-Event-ID a follower goes on where it stopped."""
     detail = await run_in_threadpool(api.operation, operation_id)
     after = -1 if last_event_id is None else last_event_id
-    if detail.operation.status.ended and detail.version <= after:
+    if detail.operation.status.ended and detail.version == after:
         return Response(status_code=204)
     return stream_response(follow_operation(shared, operation_id, after))
 
