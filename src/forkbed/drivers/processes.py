@@ -56,7 +56,7 @@ class Completed:
     @property
     def complaint(self) -> tuple[str, ...]:
         """The last lines of what the tool said, standard error before standard output."""
-        return last_lines(self.stderr) or last_lines(self.stdout)
+        return _complaint(self.stdout, self.stderr)
 
 
 def run(
@@ -171,7 +171,7 @@ def failure(completed: Completed, *, subject: str = "", remedy: str = "") -> Ope
         subject or completed.argv[0],
         f"{Path(completed.argv[0]).name} failed with {how}{said}",
         remedy,
-        details=(f"command: {shorten(shlex.join(completed.argv))}", *complaint),
+        details=(_command_line(completed.argv), *complaint),
     )
 
 
@@ -202,6 +202,14 @@ def last_lines(output: bytes | str) -> tuple[str, ...]:
 def shorten(text: str, limit: int = 1000) -> str:
     """`text`, its middle left out if it is longer than `limit` characters."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+def _complaint(stdout: bytes, stderr: bytes) -> tuple[str, ...]:
+    return last_lines(stderr) or last_lines(stdout)
+
+
+def _command_line(words: Sequence[str]) -> str:
+    return f"command: {shorten(shlex.join(words))}"
 
 
 def _not_started(words: Sequence[str], error: OSError) -> OperationalError:
