@@ -93,9 +93,9 @@ def run(
             raise OperationalError(
                 Kind.UNREACHABLE,
                 subject or words[0],
-                f"no end after {timeout_s:g} s: {shlex.join(words)}",
+                f"{Path(words[0]).name} did not end within {timeout_s:g} s",
                 remedy,
-                details=last_lines(expired.stderr or b"") or last_lines(expired.stdout or b""),
+                details=(_command_line(words), *_complaint(expired.stdout or b"", expired.stderr or b"")),
             ) from None
         except BaseException:  # Ctrl-C too: what was started must not stay behind
             kill_group(process)
