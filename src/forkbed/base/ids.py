@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from secrets import choice
 from typing import NewType
+from uuid import uuid4
 
 InstallationId = NewType("InstallationId", str)  # 4 characters; in every name that Forkbed gives on a host
 SystemId = NewType("SystemId", str)
@@ -29,6 +30,11 @@ DrawId = Callable[[int], str]
 def draw_id(length: int) -> str:
     """A random id of `length` characters from the operating system's generator."""
     return "".join(choice(_ALPHABET) for _ in range(length))
+
+
+def draw_uuid() -> str:
+    """A random UUID from the operating system's generator."""
+    return str(uuid4())
 
 
 def is_name(text: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from blake3 import blake3
 
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.drivers.durable import write_durably
 
 
 class FileContents:
@@ -25,7 +25,7 @@ class FileContents:
         content_hash = blake3(data).hexdigest()
         path = self._contents / content_hash
         if not path.exists():
-            _write(path, data)
+            write_durably(path, data)
         return content_hash
 
     def get(self, content_hash: str) -> bytes:
@@ -42,7 +42,7 @@ class FileContents:
 
     def put_secret(self, version: str, data: bytes) -> None:
         """Keep a secret under its version."""
-        _write(self._secrets / version, data)
+        write_durably(self._secrets / version, data)
 
     def get_secret(self, version: str) -> bytes:
         """The secret of that version."""
@@ -66,18 +66,3 @@ def _read(path: Path, subject: str) -> bytes:
         raise OperationalError(
             Kind.NOT_FOUND, subject, "is not stored any more", "run `forkbed up` with the manifest again"
         ) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -68,10 +68,9 @@ class Dispatcher:
             self._runs[operation.kind](operation, cancelled)
         except Exception as error:  # noqa: BLE001 - the one supervisor: a bug ends its operation, not the service
             self._record_bug(operation, error)
-        finally:
-            with self._lock:
-                self._running.pop(operation.id, None)
-            self.dispatch()
+        with self._lock:
+            self._running.pop(operation.id, None)
+        self.dispatch()
 
     def _record_bug(self, operation: Operation, error: Exception) -> None:
         log.error("operation-crashed", operation=operation.id, kind=operation.kind, exc_info=error)
@@ -98,9 +97,12 @@ class Dispatcher:
         """Whether nothing runs any more within that time. For tests and for a service that ends."""
         while True:
             with self._lock:
-                threads = [thread for _, _, thread in self._running.values()]
-            if not threads:
+                running = dict(self._running)
+            if not running:
                 return True
-            threads[0].join(timeout_s)
-            if threads[0].is_alive():
+            operation_id, (_, _, thread) = next(iter(running.items()))
+            thread.join(timeout_s)
+            if operation_id in self._running and not thread.is_alive():
+                return False  # it ended in a way that nothing here may catch
+            if thread.is_alive():
                 return False

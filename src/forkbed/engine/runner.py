@@ -212,7 +212,7 @@ class OperationRunner:
         )
         around.hub.touch(self._operation.id)
         around.boundary(f"{key}: begun")
-        progress = _JournalProgress(around.hub, entry, self._cancelled)
+        progress = JournalProgress(around.hub, entry, self._cancelled)
         future = around.executor.submit(effects.carry_out, planned.step, progress)
         self._run.flights[key] = _Flight(planned, entry, future)
 
@@ -339,7 +339,7 @@ def forget_system(host: Host, store: Store, record: SystemRecord) -> None:
     store.delete_system(record.id)
 
 
-class _JournalProgress:
+class JournalProgress:
     """Progress of one step, shown with its journal entry to whoever follows the operation."""
 
     def __init__(self, hub: Hub, entry: JournalEntry, cancelled: threading.Event) -> None:

@@ -68,7 +68,7 @@ class ImageLibrary(Protocol):
     def import_file(self, path: Path, name: str, account: str, at: float, progress: Progress) -> ImageView:
         """Check a foreign disk file, convert it and name it. INVALID for what no image can be."""
 
-    def export(self, image_id: ImageId, target: Path, format: str, progress: Progress) -> None:
+    def export(self, image_id: ImageId, target: Path, format: str, progress: Progress) -> None:  # noqa: A002
         """Write the image to a new file `target` as qcow2 (compressed) or raw."""
 
     def tag(self, image_id: ImageId, name: str, account: str, at: float) -> TagMove:

@@ -105,6 +105,9 @@ class Store(Protocol):
 
     def operation(self, operation_id: OperationId) -> Operation | None: ...
 
+    def operation_of_request(self, uid: int, idempotency_key: str) -> Operation | None:
+        """The operation that an earlier request with the same key led to."""
+
     def operations(
         self, *, system_id: SystemId | None = None, active_only: bool = False, limit: int = 100
     ) -> Sequence[Operation]:

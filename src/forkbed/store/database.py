@@ -152,14 +152,9 @@ class Database:
         table = schema.operations
         with self._write() as connection:
             if operation.idempotency_key is not None:
-                row = connection.execute(
-                    sa.select(table).where(
-                        table.c.uid == operation.requester.uid,
-                        table.c.idempotency_key == operation.idempotency_key,
-                    )
-                ).first()
-                if row is not None:
-                    return _operation(row)
+                earlier = _of_request(connection, operation.requester.uid, operation.idempotency_key)
+                if earlier is not None:
+                    return earlier
             if operation.system_id is not None:
                 active = connection.execute(
                     sa.select(table).where(
@@ -193,6 +188,11 @@ class Database:
         with self._read() as connection:
             row = connection.execute(sa.select(table).where(table.c.id == operation_id)).first()
         return _operation(row) if row else None
+
+    def operation_of_request(self, uid: int, idempotency_key: str) -> Operation | None:
+        """The operation of the request with that key."""
+        with self._read() as connection:
+            return _of_request(connection, uid, idempotency_key)
 
     def operations(
         self, *, system_id: SystemId | None = None, active_only: bool = False, limit: int = 100
@@ -393,6 +393,14 @@ def _system(row: Row[tuple[object, ...]]) -> SystemRecord:
         created_at=row.created_at,
         changed_at=row.changed_at,
     )
+
+
+def _of_request(connection: Connection, uid: int, idempotency_key: str) -> Operation | None:
+    table = schema.operations
+    row = connection.execute(
+        sa.select(table).where(table.c.uid == uid, table.c.idempotency_key == idempotency_key)
+    ).first()
+    return _operation(row) if row else None
 
 
 def _operation_values(operation: Operation) -> dict[str, object]:

@@ -7,7 +7,6 @@ old and new data are never the same thing by mistake.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -206,8 +205,3 @@ class _Resolver:
 
     def _volume_id(self, kept: VolumeId | None) -> VolumeId:
         return kept if kept is not None else VolumeId(self._around.draw_id(10))
-
-
-def draw_uuid() -> str:
-    """A random UUID from the operating system's generator."""
-    return str(uuid.uuid4())

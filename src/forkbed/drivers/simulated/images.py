@@ -77,7 +77,7 @@ class SimulatedImages:
         self.tag(image_id, name, account, at)
         return self.resolve(image_id)
 
-    def export(self, image_id: ImageId, target: Path, format: str, progress: Progress) -> None:
+    def export(self, image_id: ImageId, target: Path, format: str, progress: Progress) -> None:  # noqa: A002
         """A file that says what it would be."""
         target.write_text(f"simulated {format} image {image_id}\n")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+from blake3 import blake3
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import NetworkId, SystemId, VolumeId
@@ -142,8 +143,8 @@ class SimulatedContents:
         self._world = world
 
     def put(self, data: bytes) -> str:
-        """Keep bytes. The hash is another than the real driver's; nothing depends on which."""
-        content_hash = hashlib.sha256(data).hexdigest()
+        """Keep bytes under their hash."""
+        content_hash = blake3(data).hexdigest()
         with self._world.lock:
             self._world.contents[content_hash] = data
         return content_hash

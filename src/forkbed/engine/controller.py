@@ -1,0 +1,543 @@
+"""The controller: what people and programs can ask for. Every change becomes an operation; asking is instant.
+
+Thread-safe and synchronous. The HTTP API is a thin skin over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import ImageId, MachineId, OperationId, SystemId
+from forkbed.core.operations.records import (
+    Event,
+    Operation,
+    OperationKind,
+    OperationStatus,
+)
+from forkbed.core.operations.rules import Refuse, admit
+from forkbed.core.systems.bundle import ManifestBundle
+from forkbed.core.systems.goal import Goal, Wanted
+from forkbed.core.systems.planner import ALIVE, plan_system
+from forkbed.core.systems.spec import ResolvedMachine
+from forkbed.core.systems.view import SystemView
+from forkbed.engine.acceptance import (
+    Acceptance,
+    Considered,
+    check_refusals,
+    describe_changes,
+    image_ids,
+    refusals,
+)
+from forkbed.engine.description import Description
+from forkbed.engine.dispatcher import Dispatcher, RunToEnd
+from forkbed.engine.garbage import Garbage, GarbageReport
+from forkbed.engine.jobs import Jobs
+from forkbed.engine.observation import observe, observe_all
+from forkbed.engine.options import Options
+from forkbed.engine.requests import (
+    OperationDetail,
+    PlanView,
+    PowerAction,
+    Request,
+    RevisionSummary,
+    SystemDetail,
+    SystemSummary,
+    UpOptions,
+)
+from forkbed.engine.runner import GOAL, OperationRunner, Surroundings, with_progress
+from forkbed.engine.supervisor import Supervisor
+from forkbed.ports.guests import CommandChannel, CommandRequest, GuestAddress
+from forkbed.ports.hypervisor import ConsoleStream
+from forkbed.ports.images import ImageView, RecipeBundle, TagMove
+from forkbed.ports.progress import Silence
+from forkbed.ports.store import RevisionRecord, SystemRecord
+
+_REVISION = TypeAdapter(RevisionRecord)
+_ACTION_WANTED = {
+    PowerAction.START: Wanted.RUNNING,
+    PowerAction.RESTART: Wanted.RUNNING,
+    PowerAction.RESUME: Wanted.RUNNING,
+    PowerAction.STOP: Wanted.STOPPED,
+    PowerAction.PAUSE: Wanted.PAUSED,
+}
+
+
+class Controller:
+    """One installation on one host. `start` before use, `stop` at the end."""
+
+    def __init__(self, around: Surroundings, options: Options) -> None:
+        self._around = around
+        self._options = options
+        self._acceptance = Acceptance(around.host, around.store, options)
+        self._description = Description(around.host, around.store)
+        self._garbage = Garbage(around.host, around.store)
+        self._accepting = threading.Lock()
+        jobs = Jobs(around)
+        runs: dict[OperationKind, RunToEnd] = dict.fromkeys(OperationKind, self._run_on_system)
+        for kind in (
+            OperationKind.IMAGE_BUILD,
+            OperationKind.IMAGE_IMPORT,
+            OperationKind.GARBAGE_COLLECTION,
+        ):
+            runs[kind] = jobs.run
+        self.dispatcher = Dispatcher(around, runs)
+        self.supervisor = Supervisor(around, self._draw_operation_id, self.dispatcher.dispatch)
+
+    def start(self) -> None:
+        """Resume what a controller before us left unfinished, and begin to watch."""
+        self.dispatcher.dispatch()
+        self.supervisor.start()
+
+    def stop(self) -> None:
+        """End. Operations under way are resumed by the next start; machines run on."""
+        self.supervisor.stop()
+        self.dispatcher.stop(timeout_s=5.0)
+
+    def _run_on_system(self, operation: Operation, cancelled: threading.Event) -> None:
+        OperationRunner(self._around, operation, cancelled).run()
+
+    # systems
+
+    def plan(self, bundle: ManifestBundle, options: UpOptions) -> PlanView:
+        """What `up` would do with this manifest and these options; changes nothing."""
+        considered = self._acceptance.consider(bundle)
+        view = SystemView()
+        if considered.before is not None:
+            view = observe(self._around.host, self._around.store, considered.before.id)
+        goal = self._up_goal(considered, options, view)
+        plan = plan_system(considered.resolved, goal, view)
+        return PlanView(
+            system=considered.spec.name,
+            revision=considered.resolved.revision,
+            is_new_revision=considered.is_new,
+            changes=considered.changes,
+            steps=tuple(planned.key for planned in plan.steps),
+            refusals=tuple(refusals(considered, options)),
+        )
+
+    def up(self, bundle: ManifestBundle, options: UpOptions, request: Request) -> Operation:
+        """Accept the manifest as a revision, if it differs, and bring the system to it."""
+        earlier = self._same_request(request)
+        if earlier is not None:
+            return earlier
+        # two people at once: the second is considered against what the first has stored
+        with self._accepting:
+            considered = self._acceptance.consider(bundle)
+            self._check_match(considered.before, considered.spec.name, request)
+            check_refusals(considered, options)
+            view = observe(self._around.host, self._around.store, considered.resolved.id)
+            goal = self._up_goal(considered, options, view)
+            now = self._around.host.clock.now()
+            record = SystemRecord(
+                id=considered.resolved.id,
+                name=considered.spec.name,
+                resolved=considered.resolved,
+                wanted=considered.before.wanted if considered.before else {},
+                up=considered.before.up if considered.before else False,
+                created_at=considered.before.created_at if considered.before else now,
+                changed_at=now,
+            )
+            revision = self._revision(considered, request, now) if considered.is_new else None
+            return self._submit(OperationKind.UP, record, record.name, goal, request, revision=revision)
+
+    def down(self, system: str, *, delete: bool, request: Request) -> Operation:
+        """Stop the system's machines and remove its networks; with `delete` all of it, data included."""
+        earlier = self._same_request(request)
+        if earlier is not None:
+            return earlier
+        record = self._record(system)
+        self._check_match(record, system, request)
+        wanted = {machine.name: Wanted.STOPPED for machine in record.resolved.machines}
+        goal = Goal(wanted, networks=False, delete=delete)
+        return self._submit(OperationKind.DOWN, record, record.name, goal, request)
+
+    def power(
+        self, system: str, machines: tuple[str, ...], action: PowerAction, *, force: bool, request: Request
+    ) -> Operation:
+        """Start, stop, restart, pause or resume the named machines, or all for an empty tuple."""
+        earlier = self._same_request(request)
+        if earlier is not None:
+            return earlier
+        record = self._record(system)
+        self._check_match(record, system, request)
+        chosen = [self._machine(record, name) for name in machines] or list(record.resolved.machines)
+        view = observe(self._around.host, self._around.store, record.id)
+        self._check_power(record, chosen, action, view)
+        wanted = {machine.name: _ACTION_WANTED[action] for machine in chosen}
+        boots: dict[MachineId, str] = {}
+        if action is PowerAction.RESTART:
+            boots = {m.id: view.machine(m.id).boot_id for m in chosen if view.machine(m.id).boot_id}
+        goal = Goal(
+            wanted,
+            networks=record.up or action in (PowerAction.START, PowerAction.RESTART),
+            end_boots=boots,
+            stop_timeout_s=0.0 if force else 60.0,
+        )
+        subject = record.name if not machines else f"{record.name}/{','.join(machines)}"
+        return self._submit(OperationKind.POWER, record, subject, goal, request)
+
+    def _check_power(
+        self,
+        record: SystemRecord,
+        chosen: Sequence[ResolvedMachine],
+        action: PowerAction,
+        view: SystemView,
+    ) -> None:
+        """Only what runs can be paused or resumed."""
+        if action not in (PowerAction.PAUSE, PowerAction.RESUME):
+            return
+        off = [machine.name for machine in chosen if view.machine(machine.id).power not in ALIVE]
+        if off:
+            raise OperationalError(
+                Kind.CONFLICT,
+                f"system {record.name}",
+                f"cannot {action} what does not run: {', '.join(off)}",
+                f"`forkbed start {record.name}` starts it",
+            )
+
+    def systems(self) -> Sequence[SystemSummary]:
+        """All systems by name."""
+        views = observe_all(self._around.host, self._around.store)
+        return [
+            self._description.summary(record, views.get(record.id) or SystemView())
+            for record in self._around.store.systems()
+        ]
+
+    def system(self, name: str, *, revision: int | None = None) -> SystemDetail:
+        """Everything about one system."""
+        record = self._record(name)
+        view = observe(self._around.host, self._around.store, record.id)
+        return self._description.detail(record, view, revision)
+
+    def history(self, name: str) -> Sequence[RevisionSummary]:
+        """The accepted manifests of a system, oldest first."""
+        return self._description.history(self._record(name))
+
+    # operations and events
+
+    def operations(self, *, system: str | None, active_only: bool, limit: int) -> Sequence[Operation]:
+        """The newest first."""
+        system_id = self._record(system).id if system is not None else None
+        return self._around.store.operations(system_id=system_id, active_only=active_only, limit=limit)
+
+    def operation(self, operation_id: str) -> OperationDetail:
+        """An operation with its journal."""
+        version = self._around.hub.version(OperationId(operation_id))
+        operation = self._around.store.operation(OperationId(operation_id))
+        if operation is None:
+            raise OperationalError(
+                Kind.NOT_FOUND,
+                f"operation {operation_id}",
+                "is not known",
+                "`forkbed operations list` shows the latest",
+            )
+        journal = [
+            with_progress(entry, self._around.hub) for entry in self._around.store.journal(operation.id)
+        ]
+        return OperationDetail(operation, tuple(journal), version)
+
+    def cancel(self, operation_id: str, request: Request) -> Operation:
+        """Ask an operation to end at the next point where stopping harms nothing."""
+        detail = self.operation(operation_id)
+        if detail.operation.status.ended:
+            raise OperationalError(
+                Kind.CONFLICT, f"operation {operation_id}", f"has ended already: {detail.operation.status}"
+            )
+        now = self._around.host.clock.now()
+        operation = self._around.store.set_status(OperationId(operation_id), OperationStatus.CANCELLING, now)
+        self._tell("operation.cancelling", detail.operation.subject, request, operation.id)
+        self._around.hub.touch(operation.id)
+        self.dispatcher.dispatch()
+        return operation
+
+    def wait_change(self, operation_id: str, after: int, timeout_s: float) -> tuple[int, OperationDetail]:
+        """The operation as soon as its version is not `after`, or when time is up."""
+        self._around.hub.wait_operation(OperationId(operation_id), after, timeout_s)
+        detail = self.operation(operation_id)
+        return detail.version, detail
+
+    def events(self, *, after: int, system: str | None, limit: int) -> Sequence[Event]:
+        """Events with a sequence above `after`, oldest first."""
+        return self._around.store.events(after=after, system=system or "", limit=limit)
+
+    def wait_events(self, after: int, system: str | None, timeout_s: float) -> Sequence[Event]:
+        """`events`, waiting for at least one; empty when time is up."""
+        store = self._around.store
+        self._around.hub.wait_events(lambda: store.last_event() > after, timeout_s)
+        return self.events(after=after, system=system, limit=1000)
+
+    # images
+
+    def images(self) -> Sequence[ImageView]:
+        """All images, newest first."""
+        return self._around.host.images.images()
+
+    def image(self, ref: str) -> ImageView:
+        """One image by name, channel or the beginning of its id."""
+        return self._around.host.images.resolve(ref)
+
+    def image_remove(self, ref: str, request: Request) -> None:
+        """Remove an image that no revision in force stands on."""
+        image = self._around.host.images.resolve(ref)
+        in_use = {
+            image_id for record in self._around.store.systems() for image_id in image_ids(record.resolved)
+        }
+        in_use |= {
+            ImageId(volume.backing) for volume in self._around.host.volumes.volumes() if volume.backing
+        }
+        self._around.host.images.remove(image.id, in_use)
+        self._tell("image.removed", ref, request)
+
+    def image_tag(self, ref: str, name: str, request: Request) -> TagMove:
+        """Make `NAME:CHANNEL` point at an image."""
+        image = self._around.host.images.resolve(ref)
+        now = self._around.host.clock.now()
+        move = self._around.host.images.tag(image.id, name, request.requester.account, now)
+        self._tell("image.tagged", move.name, request)
+        return move
+
+    def image_history(self, name: str) -> Sequence[TagMove]:
+        """Every move of a name with its channel, or of all channels of a name, oldest first."""
+        return self._around.host.images.history(name)
+
+    def image_build(self, bundle: RecipeBundle, request: Request) -> Operation:
+        """Build an image from a recipe."""
+        contents = self._around.host.contents
+        goal: dict[str, object] = {
+            "file_name": bundle.file_name,
+            "text": bundle.text,
+            "files": {path: contents.put(data) for path, data in bundle.files.items()},
+        }
+        return self._submit_job(OperationKind.IMAGE_BUILD, bundle.file_name, goal, request)
+
+    def image_import(self, path: Path, name: str, request: Request) -> Operation:
+        """Take over an uploaded temporary file: the operation removes it, whatever its end."""
+        goal: dict[str, object] = {"path": str(path), "name": name}
+        return self._submit_job(OperationKind.IMAGE_IMPORT, name, goal, request)
+
+    def image_export(self, ref: str, format: str, target: Path) -> None:  # noqa: A002
+        """Write the image to `target`, which does not exist yet, as "qcow2" or "raw"."""
+        image = self._around.host.images.resolve(ref)
+        self._around.host.images.export(image.id, target, format, Silence())
+
+    # guests
+
+    def open_command(self, system: str, machine: str, request: CommandRequest) -> CommandChannel:
+        """Run a command in a guest."""
+        record = self._record(system)
+        resolved = self._machine(record, machine)
+        self._check_runs(record, resolved)
+        networks = tuple(record.resolved.network(nic.network_id) for nic in resolved.nics)
+        return self._around.host.guests.open_command(GuestAddress(resolved, networks), request)
+
+    def open_console(self, system: str, machine: str) -> ConsoleStream:
+        """The serial console of a running guest."""
+        record = self._record(system)
+        resolved = self._machine(record, machine)
+        self._check_runs(record, resolved)
+        return self._around.host.hypervisor.open_console(resolved.id)
+
+    def console_log(self, system: str, machine: str, tail_bytes: int | None) -> bytes:
+        """What a guest wrote to its serial console."""
+        resolved = self._machine(self._record(system), machine)
+        return self._around.host.hypervisor.console_log(resolved.id, tail_bytes=tail_bytes)
+
+    # the rest
+
+    def garbage(self, *, dry_run: bool, request: Request) -> GarbageReport:
+        """What nothing needs; unless it is a dry run, an operation begins to remove it."""
+        items = self._garbage.find()
+        if dry_run or not items:
+            return GarbageReport(items)
+        operation = self._submit_job(OperationKind.GARBAGE_COLLECTION, "garbage", {}, request)
+        return GarbageReport(items, operation)
+
+    def about(self) -> Mapping[str, object]:
+        """Version, installation, host and hypervisor."""
+        return {
+            **self._options.about,
+            "installation": self._around.store.installation_id(),
+            "host": self._around.host.name,
+            **self._around.host.hypervisor.description(),
+        }
+
+    # within
+
+    def _draw_operation_id(self) -> OperationId:
+        return OperationId(self._options.draw_id(10))
+
+    def _record(self, name: str) -> SystemRecord:
+        record = self._around.store.system(name)
+        if record is None:
+            raise OperationalError(
+                Kind.NOT_FOUND, f"system {name}", "is not known", "`forkbed list` shows the systems"
+            )
+        return record
+
+    def _machine(self, record: SystemRecord, name: str) -> ResolvedMachine:
+        try:
+            return record.resolved.machine(name)
+        except KeyError:
+            names = ", ".join(machine.name for machine in record.resolved.machines)
+            raise OperationalError(
+                Kind.NOT_FOUND, f"machine {record.name}/{name}", "is not declared", f"there are: {names}"
+            ) from None
+
+    def _check_runs(self, record: SystemRecord, machine: ResolvedMachine) -> None:
+        view = observe(self._around.host, self._around.store, record.id)
+        power = view.machine(machine.id).power
+        if power not in ALIVE:
+            raise OperationalError(
+                Kind.CONFLICT,
+                f"machine {record.name}/{machine.name}",
+                f"does not run: {power}",
+                f"`forkbed start {record.name}/{machine.name}` starts it",
+            )
+
+    def _check_match(self, record: SystemRecord | None, name: str, request: Request) -> None:
+        revision = record.revision if record else 0
+        if request.if_match is not None and request.if_match != revision:
+            raise OperationalError(
+                Kind.CONFLICT,
+                f"system {name}",
+                f"is at revision {revision}, not {request.if_match}: somebody changed it meanwhile",
+                f"look at it (`forkbed show {name}`) and ask again",
+            )
+
+    def _same_request(self, request: Request) -> Operation | None:
+        """The operation of an earlier request with the same key, found before anything is looked at."""
+        if request.idempotency_key is None:
+            return None
+        return self._around.store.operation_of_request(request.requester.uid, request.idempotency_key)
+
+    def _up_goal(self, considered: Considered, options: UpOptions, view: SystemView) -> Goal:
+        """Everything running; what gives up data by name is also restarted, or the old disk stays in use."""
+        boots = {}
+        for machine in considered.resolved.machines:
+            names = {machine.name, *(d for d in options.destroy if d.startswith(f"{machine.name}/"))}
+            seen = view.machine(machine.id)
+            change = next((c for c in considered.changes if c.subject == f"machine {machine.name}"), None)
+            if names & options.destroy and change is not None and change.loses and seen.boot_id:
+                boots[machine.id] = seen.boot_id
+        return Goal(
+            {machine.name: Wanted.RUNNING for machine in considered.resolved.machines},
+            may_restart=options.restart,
+            may_destroy=options.destroy,
+            end_boots=boots,
+        )
+
+    def _revision(self, considered: Considered, request: Request, now: float) -> RevisionRecord:
+        """Store what belongs to the revision on the host, so that the database may be lost."""
+        contents = self._around.host.contents
+        files = {path: contents.put(data) for path, data in considered.bundle.files.items()}
+        for data in considered.parsed.files.values():
+            contents.put(data)
+        for machine in considered.spec.machines:
+            for secret in machine.secrets:
+                contents.put_secret(secret.version, considered.parsed.secrets[secret.name])
+        revision = RevisionRecord(
+            system_id=considered.resolved.id,
+            number=considered.resolved.revision,
+            accepted_at=now,
+            requester=request.requester,
+            file_name=considered.bundle.file_name,
+            text=considered.bundle.text,
+            variables=considered.bundle.variables,
+            files=files,
+            digest=hashlib.sha256(considered.bundle.text.encode()).hexdigest()[:16],
+            spec=considered.spec,
+            resolved=considered.resolved,
+            changes=describe_changes(considered.changes),
+        )
+        sidecars = self._around.host.sidecars
+        document = _REVISION.dump_python(revision, mode="json")
+        sidecars.write("revisions", f"{revision.system_id}.{revision.number}", document)
+        sidecars.write(
+            "systems",
+            revision.system_id,
+            {
+                "name": considered.spec.name,
+                "revision": revision.number,
+                "installation": self._around.store.installation_id(),
+            },
+        )
+        return revision
+
+    def _submit(
+        self,
+        kind: OperationKind,
+        record: SystemRecord,
+        subject: str,
+        goal: Goal,
+        request: Request,
+        *,
+        revision: RevisionRecord | None = None,
+    ) -> Operation:
+        document = GOAL.dump_python(goal, mode="json")
+        operation = self._operation(kind, record.id, subject, document, request)
+        answer = self._around.store.submit(
+            operation,
+            lambda active: admit(kind, active),
+            system=record if kind is OperationKind.UP else None,
+            revision=revision,
+        )
+        return self._submitted(answer)
+
+    def _submit_job(
+        self, kind: OperationKind, subject: str, goal: dict[str, object], request: Request
+    ) -> Operation:
+        operation = self._operation(kind, None, subject, goal, request)
+        return self._submitted(self._around.store.submit(operation, lambda active: admit(kind, active)))
+
+    def _operation(
+        self,
+        kind: OperationKind,
+        system_id: SystemId | None,
+        subject: str,
+        goal: dict[str, object],
+        request: Request,
+    ) -> Operation:
+        return Operation(
+            id=self._draw_operation_id(),
+            kind=kind,
+            system_id=system_id,
+            subject=subject,
+            goal=goal,
+            requester=request.requester,
+            status=OperationStatus.QUEUED,
+            created_at=self._around.host.clock.now(),
+            idempotency_key=request.idempotency_key,
+        )
+
+    def _submitted(self, answer: Operation | Refuse) -> Operation:
+        if isinstance(answer, Refuse):
+            other = answer.because
+            raise OperationalError(
+                Kind.BUSY,
+                f"system {other.subject}",
+                f"is being changed: {other.kind} by {other.requester.account} (operation {other.id})",
+                f"wait for it (`forkbed operations show {other.id}`) or cancel it "
+                f"(`forkbed operations cancel {other.id}`)",
+            )
+        self._around.hub.touch(answer.id)
+        self.dispatcher.dispatch()
+        return answer
+
+    def _tell(self, kind: str, subject: str, request: Request, operation_id: str = "") -> None:
+        requester = request.requester
+        self._around.store.add_event(
+            Event(
+                sequence=0,
+                at=self._around.host.clock.now(),
+                kind=kind,
+                operation_id=operation_id,
+                attributes={"subject": subject, "account": requester.account, "command": requester.command},
+            )
+        )
+        self._around.hub.touch_events()

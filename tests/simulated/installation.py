@@ -1,0 +1,148 @@
+"""A whole installation in memory whose controller can die and be started again on the same world."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from forkbed.base.ids import OperationId
+from forkbed.core.operations.records import Operation, OperationStatus, Requester
+from forkbed.core.systems.bundle import ManifestBundle
+from forkbed.core.systems.planner import ALIVE
+from forkbed.drivers.simulated.guests import SimulatedGuests
+from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
+from forkbed.drivers.simulated.images import SimulatedImages
+from forkbed.drivers.simulated.storage import (
+    SimulatedContents,
+    SimulatedNetworks,
+    SimulatedSidecars,
+    SimulatedVolumes,
+)
+from forkbed.drivers.simulated.world import SimulatedWorld, VirtualClock
+from forkbed.engine.controller import Controller, Options
+from forkbed.engine.host import Host
+from forkbed.engine.hub import Hub
+from forkbed.engine.requests import PowerAction, Request, UpOptions
+from forkbed.engine.runner import Boundary, Surroundings
+from forkbed.store.database import Database
+
+PERSON = Request(Requester(1000, "ada", "forkbed up system.yaml"))
+
+
+class Died(BaseException):
+    """The controller was killed: nothing in the program may catch this."""
+
+
+class Inline(Executor):
+    """Does each step at once, in the order in which it was begun: the same every time."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - as any executor does
+            future.set_exception(error)
+        return future
+
+
+class Installation:
+    """Controllers come and go (`restart`); world and store stay."""
+
+    def __init__(self, path: Path, *, parallel: bool = False) -> None:
+        self.world = SimulatedWorld(VirtualClock())
+        self._numbers = itertools.count(1)
+        self.store = Database(path / "forkbed.db", self._draw)
+        self._parallel = parallel
+        self.host = Host(
+            name="sim",
+            clock=self.world.clock,
+            hypervisor=SimulatedHypervisor(self.world),
+            networks=SimulatedNetworks(self.world),
+            volumes=SimulatedVolumes(self.world),
+            images=SimulatedImages(self.world),
+            guests=SimulatedGuests(self.world),
+            contents=SimulatedContents(self.world),
+            sidecars=SimulatedSidecars(self.world),
+        )
+        self.boundaries: list[str] = []
+        self.controller = self._new_controller(self.boundaries.append)
+
+    def _draw(self, length: int) -> str:
+        return f"{next(self._numbers):0{length}d}"
+
+    def _draw_uuid(self) -> str:
+        return str(UUID(int=next(self._numbers)))
+
+    def _new_controller(self, boundary: Boundary) -> Controller:
+        executor = ThreadPoolExecutor(16) if self._parallel else Inline()
+        around = Surroundings(self.host, self.store, Hub(), executor, boundary)
+        options = Options(IPv4Network("198.19.0.0/16"), self._draw, self._draw_uuid, {"version": "test"})
+        return Controller(around, options)
+
+    def restart(self, boundary: Boundary | None = None) -> None:
+        """Another controller takes over, as after a kill."""
+        self.controller = self._new_controller(boundary or self.boundaries.append)
+
+    def settle(self) -> None:
+        """Run every unfinished operation to its end."""
+        self.controller.dispatcher.dispatch()
+        assert self.controller.dispatcher.wait_idle(60)
+
+    def up(self, text: str, options: UpOptions | None = None, request: Request = PERSON) -> Operation:
+        """`forkbed up`, to the end of the operation."""
+        return self.ended(self.controller.up(bundle(text), options or UpOptions(), request))
+
+    def down(self, name: str, *, delete: bool = False) -> Operation:
+        """`forkbed down`, to the end of the operation."""
+        return self.ended(self.controller.down(name, delete=delete, request=PERSON))
+
+    def power(self, name: str, action: PowerAction, *machines: str, force: bool = False) -> Operation:
+        """`forkbed start`, `stop`, …, to the end of the operation."""
+        return self.ended(self.controller.power(name, machines, action, force=force, request=PERSON))
+
+    def ended(self, operation: Operation) -> Operation:
+        assert self.controller.dispatcher.wait_idle(60)
+        found = self.store.operation(OperationId(operation.id))
+        assert found is not None
+        assert found.status.ended, found.status
+        return found
+
+    def running(self) -> set[str]:
+        return {
+            machine.definition.machine.name
+            for machine in self.world.machines.values()
+            if machine.power in ALIVE
+        }
+
+
+def bundle(text: str, **files: bytes) -> ManifestBundle:
+    return ManifestBundle("system.yaml", text, files)
+
+
+def succeeded(operation: Operation) -> bool:
+    assert operation.status is OperationStatus.SUCCEEDED, operation.error
+    return True
+
+
+TWO_MACHINES = """
+version: 1
+system: pair
+networks:
+  control: {subnet: 10.20.0.0/24, uplink: nat}
+machines:
+  ops:
+    image: micro
+    volumes: {data: {size: 1GiB}}
+    ready: [{tcp: 22}]
+  boss:
+    image: micro
+    after: [ops]
+    publish: ["8080:80"]
+    setup: ["touch /ready"]
+    ready: [{http: {port: 80}}]
+"""
