@@ -1,0 +1,49 @@
+"""Load nftables rules, and see which tables there are, in the calling thread's network namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from forkbed.drivers import processes
+from forkbed.drivers.networks.records import holds, replace_file
+
+Table = tuple[str, str]
+"""Family and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Commands that put `tables` in place. `applied` keeps the commands that were carried out last."""
+
+    commands: str
+    tables: frozenset[Table]
+    applied: Path
+
+
+def ensure(wanted: Sequence[Rules], *, subject: str) -> bool:
+    """Carry out those that are not in place yet, all in one transaction; returns whether there were any."""
+    loaded = tables()
+    missing = [r for r in wanted if not (holds(r.applied, r.commands) and r.tables <= loaded)]
+    if not missing:
+        return False
+    for rules in missing:
+        rules.applied.unlink(
+            missing_ok=True
+        )  # a crash now must not let the old commands pass for the present
+    apply("".join(rules.commands for rules in missing), subject=subject)
+    for rules in missing:
+        replace_file(rules.applied, rules.commands)
+    return True
+
+
+def apply(commands: str, *, subject: str) -> None:
+    """Carry out the commands in one transaction: all of them or none. A FAULT carries nft's own words."""
+    processes.run(["nft", "-f", "-"], input=commands.encode(), subject=subject, timeout_s=30.0)
+
+
+def tables() -> set[Table]:
+    """All tables that are loaded."""
+    listed = processes.run(["nft", "list", "tables"], subject="nftables", timeout_s=30.0).text
+    return {(words[1], words[2]) for words in map(str.split, listed.splitlines()) if len(words) == 3}

@@ -1,0 +1,181 @@
+"""One network's own bridge and service namespace: made, looked at, taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from forkbed.base.ids import InstallationId, NetworkId
+from forkbed.core.networks import names
+from forkbed.core.networks.addresses import derive_mac
+from forkbed.core.networks.publications import ANY_ADDRESS
+from forkbed.core.systems.spec import ResolvedNetwork
+from forkbed.drivers.networks import namespaces, nft, service_rules
+from forkbed.drivers.networks.keeper import Keeper
+from forkbed.drivers.networks.links import Link, Links, ensure_sysctl
+from forkbed.drivers.networks.records import Record
+
+_SERVICE_RULES = "service.nft"
+_TRANSIT_MTU = 1500
+_SERVICE_SYSCTLS = {
+    "ipv6/conf/all/disable_ipv6": "1",
+    "ipv6/conf/default/disable_ipv6": "1",
+    # Addresses are checked by the rules, which know that a client may live in a subnet like the network's.
+    "ipv4/conf/all/rp_filter": "0",
+    "ipv4/conf/default/rp_filter": "0",
+    # Guests are not told of the transit, nor of shorter ways.
+    "ipv4/conf/all/arp_ignore": "1",
+    "ipv4/conf/all/arp_announce": "2",
+    "ipv4/conf/all/send_redirects": "0",
+    "ipv4/conf/default/send_redirects": "0",
+    "ipv4/conf/all/accept_redirects": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpec:
+    """How a segment is to be. `dnsmasq_files` are those of `dnsmasq.render_files`."""
+
+    record: Record
+    network: ResolvedNetwork
+    transit_pool: IPv4Network
+    mtu: int
+    dnsmasq_files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The parts of one network on this host, by name; `directory` holds its files."""
+
+    installation: InstallationId
+    network_id: NetworkId
+    directory: Path
+
+    @property
+    def bridge(self) -> str:
+        return names.bridge_name(self.installation, self.network_id)
+
+    @property
+    def service_port(self) -> str:
+        return names.service_port_name(self.installation, self.network_id)
+
+    @property
+    def transit(self) -> str:
+        return names.transit_name(self.installation, self.network_id)
+
+    @property
+    def namespace(self) -> str:
+        return names.namespace_name(self.installation, self.network_id)
+
+    def ensure(self, spec: SegmentSpec) -> bool:
+        """Make what is missing and correct what differs; returns whether there was anything."""
+        path = namespaces.path_of(self.namespace)
+        changed = namespaces.ensure(self.namespace)
+        forwards = spec.record.transit is not None
+        changed |= namespaces.run_inside(path, lambda: _ensure_sysctls(forwards=forwards))
+        changed |= self._ensure_host_links(spec, namespaces.run_inside(path, _indices))
+        changed |= namespaces.run_inside(path, lambda: self._ensure_inside(spec))
+        changed |= self._keeper(spec.record.label).ensure(spec.dnsmasq_files)
+        return changed
+
+    def is_whole(self, record: Record, interfaces: Mapping[str, Link]) -> bool:
+        """Whether every part that shows outside of the namespace is there and runs."""
+        bridge, service = interfaces.get(self.bridge), interfaces.get(self.service_port)
+        transit = interfaces.get(self.transit)
+        return (
+            namespaces.exists(self.namespace)
+            and bridge is not None
+            and bridge.is_up
+            and service is not None
+            and service.has_carrier
+            and service.master_index == bridge.index
+            and (record.transit is None or (transit is not None and transit.has_carrier))
+            and self._keeper(record.label).is_healthy()
+        )
+
+    def remove(self) -> bool:
+        """End dnsmasq, take interfaces and namespace away; returns whether there were any."""
+        removed = self._keeper(self.network_id).stop()
+        with Links() as links:
+            for name in (self.transit, self.service_port, self.bridge):
+                removed |= links.ensure_absent(name)
+        return namespaces.remove(self.namespace) or removed
+
+    def _keeper(self, label: str) -> Keeper:
+        return Keeper(self.directory, namespaces.path_of(self.namespace), f"network {label}")
+
+    def _ensure_host_links(self, spec: SegmentSpec, inside: Mapping[str, int]) -> bool:
+        path = namespaces.path_of(self.namespace)
+        with Links() as links:
+            changed = links.ensure_bridge(self.bridge, spec.mtu)
+            peer = service_rules.INSIDE
+            if links.ensure_veth(self.service_port, peer, path, inside.get(peer), spec.mtu):
+                # dnsmasq is bound to an interface that is gone, if it runs.
+                self._keeper(spec.record.label).stop()
+                changed = True
+            changed |= links.ensure_master(self.service_port, self.bridge)
+            changed |= links.ensure_up(self.service_port)
+            if spec.record.transit is None:
+                return links.ensure_absent(self.transit) or changed
+            peer = service_rules.UPLINK
+            changed |= links.ensure_veth(self.transit, peer, path, inside.get(peer), _TRANSIT_MTU)
+            changed |= ensure_sysctl(
+                f"ipv4/conf/{self.transit}/route_localnet",
+                "1" if _publishes_on_loopback(spec.record) else "0",
+            )
+            changed |= links.ensure_up(self.transit)
+            changed |= links.ensure_only_address(
+                self.transit, IPv4Interface((spec.record.transit_host(), 31))
+            )
+        return changed
+
+    def _ensure_inside(self, spec: SegmentSpec) -> bool:
+        """Rules, then interfaces; called in the service namespace."""
+        record, network = spec.record, spec.network
+        changed = nft.ensure([self._service_rules(spec)], subject=f"network {record.label}")
+        with Links() as links:
+            changed |= links.ensure_up("lo")
+            gateway = IPv4Interface((network.gateway, network.spec.subnet.prefixlen))
+            changed |= links.ensure_only_address(service_rules.INSIDE, gateway)
+            gateway_mac = derive_mac(network.lineage_id, network.gateway)
+            changed |= links.ensure_up(service_rules.INSIDE, mac=gateway_mac, mtu=spec.mtu)
+            if record.transit is not None:
+                transit = IPv4Interface((record.transit_service(), 31))
+                changed |= links.ensure_only_address(service_rules.UPLINK, transit)
+                changed |= links.ensure_up(service_rules.UPLINK)
+                changed |= links.ensure_default_route(record.transit_host())
+        return changed
+
+    def _service_rules(self, spec: SegmentSpec) -> nft.Rules:
+        record = spec.record
+        commands = service_rules.render_service_rules(
+            service_rules.ServiceNamespace(
+                subnet=spec.network.spec.subnet,
+                gateway=spec.network.gateway,
+                transit=record.transit_service() if record.transit else None,
+                transit_pool=spec.transit_pool,
+                nat=record.nat,
+                publications=record.publications,
+            )
+        )
+        table = ("inet", service_rules.TABLE)
+        return nft.Rules(commands, frozenset({table}), self.directory / _SERVICE_RULES)
+
+
+def _ensure_sysctls(*, forwards: bool) -> bool:
+    """Settings of the service namespace, before it has interfaces: they take theirs from `default`."""
+    wanted = _SERVICE_SYSCTLS | {"ipv4/ip_forward": "1" if forwards else "0"}
+    return sum(ensure_sysctl(key, value) for key, value in wanted.items()) > 0
+
+
+def _publishes_on_loopback(record: Record) -> bool:
+    return any(
+        entry.host_address.is_loopback or entry.host_address == ANY_ADDRESS for entry in record.publications
+    )
+
+
+def _indices() -> dict[str, int]:
+    with Links() as links:
+        return {link.name: link.index for link in links.all().values()}

@@ -1,0 +1,115 @@
+"""Rules inside a network's service namespace: what guests may ask of it, NAT, published ports. Pure.
+
+Guests reach DHCP, DNS and ping of the gateway, nothing else there; and the world only with NAT, where link-local
+addresses count as the host's (a cloud's metadata service listens there) and are refused like the transits. New
+connections come in only where a port is published. Without NAT answers to those are all that leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from forkbed.core.networks.publications import Publication
+from forkbed.core.systems.spec import Protocol
+from forkbed.drivers.networks.filters import render_set, replace_table
+
+TABLE = "forkbed"
+INSIDE = "eth0"
+"""The namespace's interface on the network's bridge."""
+
+UPLINK = "uplink"
+"""The namespace's interface towards the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceNamespace:
+    """What the rules of a service namespace depend on. `transit` is its own address there, or None."""
+
+    subnet: IPv4Network
+    gateway: IPv4Address
+    transit: IPv4Address | None
+    transit_pool: IPv4Network
+    nat: bool
+    publications: tuple[Publication, ...]
+
+
+def render_service_rules(service: ServiceNamespace) -> str:
+    """The nft commands that put the namespace's table in place."""
+    sections = [*_published_maps(service.publications), _input(service)]
+    if service.transit is not None:
+        sections += [_forward(service), _nat(service, service.transit)]
+    return replace_table("inet", TABLE, sections)
+
+
+def _published_maps(publications: Sequence[Publication]) -> list[str]:
+    sets = [
+        render_set(
+            f"{protocol}_published",
+            "type inet_service : ipv4_addr . inet_service",
+            [
+                f"{entry.transit_port} : {entry.machine_address} . {entry.machine_port}"
+                for entry in publications
+                if entry.protocol is protocol
+            ],
+        )
+        for protocol in Protocol
+    ]
+    hiding = {str(entry.machine_address) for entry in publications if entry.hides_client}
+    return [*sets, render_set("client_hidden_from", "type ipv4_addr", sorted(hiding))]
+
+
+def _input(service: ServiceNamespace) -> str:
+    broadcast = service.subnet.broadcast_address
+    return f"""
+	chain input {{
+		type filter hook input priority filter; policy drop;
+		iifname "lo" accept
+		ct state established,related accept
+		iifname "{INSIDE}" meta nfproto ipv4 jump guest
+	}}
+	chain guest {{
+		ip daddr {{ 255.255.255.255, {broadcast}, {service.gateway} }} udp sport 68 udp dport 67 accept
+		ip daddr {service.gateway} udp dport 53 accept
+		ip daddr {service.gateway} tcp dport 53 accept
+		ip daddr {service.gateway} icmp type echo-request accept
+	}}"""
+
+
+def _forward(service: ServiceNamespace) -> str:
+    refused = ", ".join(
+        str(network)
+        for network in (
+            IPv4Network("0.0.0.0/8"),
+            IPv4Network("127.0.0.0/8"),
+            IPv4Network("169.254.0.0/16"),
+            IPv4Network("224.0.0.0/3"),
+            service.transit_pool,
+        )
+    )
+    outwards = f'iifname "{INSIDE}" oifname "{UPLINK}" ip saddr {service.subnet}'
+    nat = f"\n\t\t{outwards} ip daddr != {{ {refused} }} accept" if service.nat else ""
+    return f"""
+	chain forward {{
+		type filter hook forward priority filter; policy drop;
+		ct state invalid drop
+		tcp flags syn tcp option maxseg size set rt mtu
+		ct state established,related accept
+		iifname "{UPLINK}" oifname "{INSIDE}" ct status dnat accept{nat}
+	}}"""
+
+
+def _nat(service: ServiceNamespace, transit: IPv4Address) -> str:
+    return f"""
+	chain arriving {{
+		type nat hook prerouting priority dstnat; policy accept;
+		iifname "{UPLINK}" dnat ip to tcp dport map @tcp_published
+		iifname "{UPLINK}" dnat ip to udp dport map @udp_published
+	}}
+	chain leaving {{
+		type nat hook postrouting priority srcnat; policy accept;
+		oifname "{UPLINK}" ip saddr {service.subnet} snat to {transit}
+		oifname "{INSIDE}" ct status dnat ip daddr @client_hidden_from snat to {service.gateway}
+		oifname "{INSIDE}" ct status dnat ip saddr {service.subnet} snat to {service.gateway}
+	}}"""
