@@ -6,15 +6,14 @@ at the start of the next run.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from forkbed import lab as labs
+from forkbed.config.log import configure_log
 from forkbed.config.settings import load_settings
 
 PREFIX = "test-"
@@ -30,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet_log() -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    configure_log(os.environ)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from forkbed.config.log import configure_log
 from forkbed.drivers import processes
 from forkbed.lab.layout import (
     ADDRESS_PREFIX,
@@ -26,7 +27,6 @@ from forkbed.lab.layout import (
     WORLD_NAMESPACE,
     LabPaths,
     LabRecord,
-    quiet_log,
 )
 
 _SYSCTLS = {
@@ -61,7 +61,7 @@ host_uuid = "{host_uuid}"
 
 def main(argv: list[str]) -> None:
     """Become the lab's host; never returns unless something is wrong at the start."""
-    quiet_log()
+    configure_log(os.environ)
     paths = LabPaths(Path(argv[0]))
     record = LabRecord.load(paths.record)
     if record is None:

@@ -7,14 +7,11 @@ host's; `lab.json` says which processes it consists of, so that anybody can find
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import structlog
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers.liveness import ProcessId
@@ -167,11 +164,6 @@ def write_atomically(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(text)
     draft.rename(path)
-
-
-def quiet_log() -> None:
-    """Keep every-day events out of `lab.log`, which is shown when something goes wrong."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 def _fields(record: LabRecord) -> dict[str, object]:

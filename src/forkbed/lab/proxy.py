@@ -16,13 +16,13 @@ import socket
 import sys
 from pathlib import Path
 
+from forkbed.config.log import configure_log
 from forkbed.drivers.liveness import is_alive
 from forkbed.lab.layout import (
     LabPaths,
     LabRecord,
     PublishedPort,
     parse_published,
-    quiet_log,
     write_atomically,
 )
 from forkbed.lab.namespaces import SocketMaker
@@ -37,7 +37,7 @@ _CHUNK_BYTES = 65536
 
 def main(argv: list[str]) -> None:
     """Relay until the lab ends."""
-    quiet_log()
+    configure_log(os.environ)
     paths = LabPaths(Path(argv[0]))
     record = LabRecord.load(paths.record)
     if record is None or record.init is None:

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import cyclopts
-from rich.console import Console
-from rich.text import Text
 
 from forkbed.base.errors import Kind
+from forkbed.cli.output import styled
+from forkbed.config.log import configure_log
 from forkbed.config.settings import load_settings
 from forkbed.drivers.doctor.checks import all_checks
 from forkbed.drivers.doctor.findings import Check, Finding, Verdict, examine
@@ -33,6 +33,7 @@ def doctor(
 
     Example: `forkbed doctor --json`
     """
+    configure_log(os.environ)
     checks = all_checks(load_settings(os.environ))
     with _Waiting(checks) as waiting:
         findings = examine(checks, waiting.done)
@@ -45,37 +46,37 @@ def doctor(
 
 
 class _Waiting:
-    """Says on a terminal's standard error which slow checks are still running."""
+    """Keeps one line on a terminal's standard error that says which slow checks are still running."""
 
     def __init__(self, checks: tuple[Check, ...]) -> None:
         self._slow = {check.name: check.slow for check in checks if check.slow}
         self._lock = threading.Lock()
-        self._status = Console(stderr=True).status(self._words()) if sys.stderr.isatty() else None
+        self._shown = sys.stderr.isatty()
 
     def __enter__(self) -> _Waiting:
-        if self._status:
-            self._status.start()
+        self._show()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._status:
-            self._status.stop()
+        self._slow.clear()
+        self._show()
 
     def done(self, finding: Finding) -> None:
+        """Strike a check from the line."""
         with self._lock:
-            self._slow.pop(finding.check, None)
-            if self._status:
-                self._status.update(self._words())
+            if self._slow.pop(finding.check, None):
+                self._show()
 
-    def _words(self) -> str:
-        return "; ".join(self._slow.values()) or "finishing"
+    def _show(self) -> None:
+        if self._shown:
+            words = f"{'; '.join(self._slow.values())} …" if self._slow else ""
+            print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
 
 
 def _show(findings: tuple[Finding, ...]) -> None:
-    console = Console(soft_wrap=True)
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
-        line = Text(f"{finding.verdict:<5}", style=_COLOURS[finding.verdict])
-        console.print(line, Text(f"{finding.check:<{width}}  {finding.evidence}"))
+        verdict = styled(f"{finding.verdict:<5}", _COLOURS[finding.verdict])
+        print(f"{verdict} {finding.check:<{width}}  {finding.evidence}")
         if finding.remedy:
-            console.print(Text(f"{'':<6}{'':<{width}}  → {finding.remedy}", style="bold"))
+            print(f"{'':<6}{'':<{width}}  {styled('what to do:', 'bold')} {finding.remedy}")

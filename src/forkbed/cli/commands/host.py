@@ -13,6 +13,7 @@ from typing import Annotated, assert_never
 import cyclopts
 
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.config.log import configure_log
 from forkbed.config.settings import load_settings
 from forkbed.drivers.hostsetup.host import Host
 from forkbed.drivers.hostsetup.packages import DebianPackages
@@ -58,6 +59,7 @@ def prepare(
     dry_run
         Only show what would be done.
     """
+    configure_log(os.environ)
     settings = load_settings(os.environ)
     record = str(settings.state_dir.with_name(f"{settings.state_dir.name}-prepared.json"))
     here = root == _THIS_HOST

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import cyclopts
-from rich.console import Console
-from rich.table import Table
 
 from forkbed import lab as labs
+from forkbed.cli.output import state, table
+from forkbed.config.log import configure_log
 from forkbed.config.settings import load_settings
 from forkbed.drivers import processes
 
 app = cyclopts.App(name="lab", help=__doc__)
 
+_HEADINGS = ("LAB", "STATE", "LIBVIRT", "SERVE", "PORTS ON 127.0.0.1", "OWNER")
 Name = Annotated[str, cyclopts.Parameter(name=["--name", "-n"], help="Which lab.")]
 
 
@@ -72,10 +72,8 @@ def status(
     views = [labs.view(lab_dir, each) for each in ([name] if name else labs.names(lab_dir))]
     if as_json:
         print(json.dumps([asdict(view) for view in views], indent=2))
-    elif views:
-        Console().print(_table(views))
     else:
-        print("there is no lab; start one with `forkbed lab up`")
+        table(_HEADINGS, map(_row, views), empty="there is no lab; start one with `forkbed lab up`")
 
 
 @app.command(name="exec")
@@ -100,6 +98,7 @@ def execute(
 
 
 def _lab_dir() -> Path:
+    configure_log(os.environ)
     return load_settings(os.environ).lab_dir
 
 
@@ -107,21 +106,16 @@ def _option(name: str) -> str:
     return "" if name == labs.DEFAULT_NAME else f" --name {name}"
 
 
-def _table(views: Sequence[labs.LabView]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("LAB", "STATE", "LIBVIRT", "SERVE", "PORTS ON 127.0.0.1", "OWNER"):
-        table.add_column(heading)
-    for view in views:
-        ports = [f"{port['port']}/{port['protocol']}{_problem(port)}" for port in view.forwards]
-        table.add_row(
-            view.name,
-            "running" if view.running else "stopped",
-            "answers" if view.libvirt_answers else "-",
-            "answers" if view.serve_answers else "-",
-            ", ".join(ports) or "-",
-            str(view.owner or "-"),
-        )
-    return table
+def _row(view: labs.LabView) -> tuple[str, ...]:
+    ports = [f"{port['port']}/{port['protocol']}{_problem(port)}" for port in view.forwards]
+    return (
+        view.name,
+        state("running" if view.running else "stopped"),
+        "answers" if view.libvirt_answers else "-",
+        "answers" if view.serve_answers else "-",
+        ", ".join(ports) or "-",
+        str(view.owner or "-"),
+    )
 
 
 def _problem(port: dict[str, object]) -> str:
