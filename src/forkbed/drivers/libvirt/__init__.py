@@ -1,0 +1,1 @@
+"""Machines as libvirt domains on this host."""
