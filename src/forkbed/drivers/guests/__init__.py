@@ -1,0 +1,1 @@
+"""Inside guests: what they are born with, how they are reached, what runs in them."""

@@ -1,0 +1,77 @@
+"""Ask a guest once whether it is in order, by TCP or HTTP, from inside its network's namespace."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import time
+
+from forkbed.drivers.guests.namespaces import connect
+from forkbed.ports.guests import ProbeAnswer
+
+PROBE_TIMEOUT_S = 5.0
+_GOOD = ProbeAnswer(True, "")
+_SSH_PORT = 22
+_SSH_GREETING = b"SSH-"
+_GREETING_TIMEOUT_S = 5.0
+
+
+def probe_tcp(namespace: str, address: str, port: int, *, timeout_s: float = PROBE_TIMEOUT_S) -> ProbeAnswer:
+    """Whether something accepts connections there."""
+    try:
+        connect(namespace, (address, port), timeout_s).close()
+    except OSError as error:
+        return ProbeAnswer(False, f"TCP port {port}: {_words(error)}")
+    return _GOOD
+
+
+def probe_http(namespace: str, address: str, port: int, path: str, status: int) -> ProbeAnswer:
+    """Whether a GET of `path` is answered with `status`."""
+    what = f"http://{address}:{port}{path}"
+    deadline = time.monotonic() + PROBE_TIMEOUT_S
+    client = http.client.HTTPConnection(address, port)
+    try:
+        client.sock = connect(namespace, (address, port), PROBE_TIMEOUT_S)
+        client.sock.settimeout(max(0.1, deadline - time.monotonic()))
+        client.request("GET", path, headers={"Connection": "close", "User-Agent": "forkbed"})
+        answer = client.getresponse()
+    except OSError as error:
+        return ProbeAnswer(False, f"{what}: {_words(error)}")
+    except (http.client.HTTPException, ValueError) as error:
+        return ProbeAnswer(False, f"{what}: no HTTP answer ({type(error).__name__})")
+    finally:
+        client.close()
+    if answer.status != status:
+        return ProbeAnswer(False, f"{what}: status {answer.status}, wanted {status}")
+    return _GOOD
+
+
+def greets(namespace: str, address: str, *, connect_timeout_s: float) -> bool:
+    """Whether an ssh server answers there with its greeting.
+
+    The time limit for connecting is short because a guest that is not up yet does not answer at all: a new try
+    finds it sooner than a repeated packet of an old one. One that took the connection gets more time.
+    """
+    try:
+        connection = connect(namespace, (address, _SSH_PORT), connect_timeout_s)
+    except OSError:
+        return False
+    with connection:
+        try:
+            connection.settimeout(_GREETING_TIMEOUT_S)
+            return _receive(connection, len(_SSH_GREETING)) == _SSH_GREETING
+        except OSError:
+            return False
+
+
+def _receive(connection: socket.socket, length: int) -> bytes:
+    data = b""
+    while len(data) < length and (more := connection.recv(length - len(data))):
+        data += more
+    return data
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return (error.strerror or str(error)).lower()

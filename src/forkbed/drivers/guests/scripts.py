@@ -1,0 +1,111 @@
+"""The shell text that runs a command in a guest, exactly as its words say and as the user asked for. Pure.
+
+Written for any POSIX shell: the same text serves Debian and busybox. A command is recorded in the guest while it
+runs, because neither sshd nor the agent ends one whose client went away; `end_script` does.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from forkbed.base.errors import Kind, OperationalError
+
+DIRECTORY = "/run/forkbed/commands"
+_ROOT = "root"
+_LONGEST_SCRIPT = 120_000  # Linux takes 128 KiB in one argument
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def quoted(argv: Sequence[str]) -> str:
+    """The words as one line from which a POSIX shell reads exactly these words. INVALID if that is impossible."""
+    if any("\0" in word for word in argv):
+        raise OperationalError(
+            Kind.INVALID, "command", "an argument holds a NUL byte, which no program can receive"
+        )
+    line = " ".join(shlex.quote(word) for word in argv)
+    if len(line) > _LONGEST_SCRIPT:
+        raise OperationalError(
+            Kind.INVALID,
+            "command",
+            f"its arguments are too long: {len(line)} characters, at most {_LONGEST_SCRIPT}",
+            "pass the data through standard input",
+        )
+    return line
+
+
+def command_script(argv: Sequence[str], user: str, token: str) -> str:
+    """Run the words as the user and end with their status, or 128 + signal. Recorded under `token`."""
+    record = f"{DIRECTORY}/{token}"
+    lines = [
+        f"mkdir -p {DIRECTORY} && echo $$ >{record}",
+        f"({_as_user(argv, user)})",
+        f"status=$?; rm -f {record}; exit $status",
+    ]
+    return _posix_shell("\n".join(lines))
+
+
+def shell_script(user: str) -> str:
+    """Start the user's own shell as a log-in shell."""
+    if user == _ROOT:
+        return 'exec "${SHELL:-/bin/sh}" -l'
+    return f"exec su - {shlex.quote(user)}"
+
+
+def end_script(token: str) -> str:
+    """End the command recorded under `token` with all it started: politely, after two seconds by force."""
+    return _posix_shell(
+        f"""
+leader=$(cat {DIRECTORY}/{token} 2>/dev/null)
+kill $(cat {DIRECTORY}/{token}.holder {DIRECTORY}/{token}.writer 2>/dev/null) 2>/dev/null
+[ -n "$leader" ] || {{ rm -f {DIRECTORY}/{token}.*; exit 0; }}
+kill -TERM -$leader 2>/dev/null || kill -TERM $leader
+tries=0
+while kill -0 $leader 2>/dev/null && [ $tries -lt 20 ]; do sleep 0.1; tries=$((tries + 1)); done
+kill -KILL -$leader 2>/dev/null
+rm -f {DIRECTORY}/{token} {DIRECTORY}/{token}.*
+""".strip()
+    )
+
+
+def agent_script(argv: Sequence[str], user: str, token: str) -> str:
+    """As `command_script`, for a caller that has no streams: input from a pipe, output into files.
+
+    A process of its own holds the pipe open, so that the command sees its end when `agent_close_script` ends it.
+    """
+    base = f"{DIRECTORY}/{token}"
+    lines = [
+        f"umask 077; mkdir -p {DIRECTORY}; mkfifo {base}.in",
+        f"export HOME=/root USER=root LOGNAME=root PATH={_PATH}; cd /root 2>/dev/null || cd /",
+        f"(exec sleep 99999999) 9<>{base}.in >/dev/null 2>&1 & echo $! >{base}.holder",
+        f"echo $$ >{base}; : >{base}.out; : >{base}.err",
+        f"({_as_user(argv, user)}) <{base}.in >{base}.out 2>{base}.err",
+        "status=$?",
+        f"kill $(cat {base}.holder) 2>/dev/null; rm -f {base}; exit $status",
+    ]
+    return f"exec setsid /bin/sh -c {shlex.quote(chr(10).join(lines))}"
+
+
+def agent_input_script(token: str) -> str:
+    """Pass standard input on to the command; ends when the command has taken it, or is over."""
+    base = f"{DIRECTORY}/{token}"
+    return f"[ -e {base} ] && echo $$ >{base}.writer && exec cat >{base}.in"
+
+
+def agent_close_script(token: str) -> str:
+    """Let the command see the end of its input."""
+    return f"kill $(cat {DIRECTORY}/{token}.holder) 2>/dev/null; :"
+
+
+def _as_user(argv: Sequence[str], user: str) -> str:
+    # `exec` keeps the shell's own commands and reserved words out: the words name a program.
+    command = f"exec {quoted(argv)}"
+    if user == _ROOT:
+        return command
+    inner = f'cd "$HOME" 2>/dev/null; {command}'
+    return f"exec su -s /bin/sh -c {shlex.quote(inner)} {shlex.quote(user)}"
+
+
+def _posix_shell(text: str) -> str:
+    """`text` for a log-in shell of any kind."""
+    return f"exec /bin/sh -c {shlex.quote(text)}"
