@@ -30,6 +30,11 @@ def write_boot_configuration(root: Path, fs_uuid: str, kernel_arguments: str) ->
                 f"the root file system has no /{name}",
                 "install a kernel with its initramfs, which makes the links /vmlinuz and /initrd.img",
             )
+    for name in ("boot", "boot/extlinux"):  # a link could lead out of the image
+        if (root / name).is_symlink():
+            raise OperationalError(Kind.INVALID, "image", f"/{name} is a link; extlinux needs a directory")
+    configuration = root / "boot/extlinux/extlinux.conf"
+    configuration.unlink(missing_ok=True)
     lines = (
         "DEFAULT linux",
         "PROMPT 0",
@@ -38,7 +43,7 @@ def write_boot_configuration(root: Path, fs_uuid: str, kernel_arguments: str) ->
         "  INITRD /initrd.img",
         f"  APPEND root=UUID={fs_uuid} rw {kernel_arguments}",
     )
-    guestfiles.write(root / "boot/extlinux/extlinux.conf", "".join(f"{line}\n" for line in lines))
+    guestfiles.write(configuration, "".join(f"{line}\n" for line in lines))
 
 
 def make_disk(
