@@ -1,0 +1,155 @@
+"""Put the installation together: the only module that knows which driver stands behind which port."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from forkbed import __version__
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import InstallationId, draw_id, draw_uuid
+from forkbed.config.settings import Settings
+from forkbed.drivers.clock import SystemClock
+from forkbed.drivers.contents import FileContents
+from forkbed.drivers.doctor.acceleration import Accelerator, prove_acceleration
+from forkbed.drivers.guests.driver import GuestSettings, RealGuests
+from forkbed.drivers.images.library import FileImageLibrary
+from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor, LibvirtSettings
+from forkbed.drivers.networks.linux import LinuxNetworks
+from forkbed.drivers.sidecars import FileSidecars
+from forkbed.drivers.simulated.guests import SimulatedGuests
+from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
+from forkbed.drivers.simulated.images import SimulatedImages
+from forkbed.drivers.simulated.storage import (
+    SimulatedContents,
+    SimulatedNetworks,
+    SimulatedSidecars,
+    SimulatedVolumes,
+)
+from forkbed.drivers.simulated.world import SimulatedWorld
+from forkbed.drivers.volumes.overlays import OverlayVolumes
+from forkbed.engine.controller import Controller
+from forkbed.engine.host import Host
+from forkbed.engine.hub import Hub
+from forkbed.engine.options import Options
+from forkbed.engine.runner import Boundary, Surroundings
+from forkbed.store.database import Database
+
+STEP_THREADS = 64  # most of them wait for guests
+KILL_VARIABLE = "FORKBED_FAULT_KILL_AT"
+"""Fault injection for tests: kill this process at the step boundary of that name, such as `start boss: done`."""
+
+
+@contextmanager
+def installation(settings: Settings, *, simulate: bool = False) -> Iterator[Controller]:
+    """The installation with its controller running; at the end it stops, and machines run on.
+
+    Raises CONFLICT if another controller serves the same state directory. With `simulate` everything is in
+    memory and gone at the end.
+    """
+    with ExitStack() as stack:
+        if simulate:
+            store = Database(None, draw_id)
+            host = _simulated_host()
+        else:
+            _prepare_directories(settings)
+            stack.enter_context(_alone(settings.state_dir / "controller.lock"))
+            store = Database(settings.state_dir / "forkbed.db", draw_id)
+            host = _real_host(settings, store.installation_id(), stack)
+        stack.callback(store.close)
+        executor = ThreadPoolExecutor(STEP_THREADS, thread_name_prefix="step")
+        stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+        around = Surroundings(host, store, Hub(), executor, _boundary(os.environ.get(KILL_VARIABLE, "")))
+        about = {"version": __version__, "simulated": simulate}
+        controller = Controller(around, Options(settings.transit_pool, draw_id, draw_uuid, about))
+        controller.start()
+        stack.callback(controller.stop)
+        yield controller
+
+
+def _real_host(settings: Settings, installation_id: InstallationId, stack: ExitStack) -> Host:
+    proof = prove_acceleration(settings.cache_dir)
+    hypervisor = LibvirtHypervisor(
+        LibvirtSettings(
+            installation=installation_id,
+            uri=settings.libvirt_uri,
+            kvm=proof.accelerator is Accelerator.KVM,
+            console_dir=settings.state_dir / "consoles",
+        )
+    )
+    stack.callback(hypervisor.close)
+    networks = LinuxNetworks(installation_id, settings.runtime_dir, settings.transit_pool)
+    guests = RealGuests(
+        GuestSettings(installation_id, settings.state_dir, settings.runtime_dir),
+        namespace=networks.namespace,
+        ask_agent=hypervisor.agent_command,
+    )
+    return Host(
+        name=platform.node(),
+        clock=SystemClock(),
+        hypervisor=hypervisor,
+        networks=networks,
+        volumes=OverlayVolumes(settings.state_dir / "volumes"),
+        images=FileImageLibrary(settings),
+        guests=guests,
+        contents=FileContents(settings.state_dir),
+        sidecars=FileSidecars(settings.state_dir / "sidecars"),
+    )
+
+
+def _simulated_host() -> Host:
+    world = SimulatedWorld(SystemClock(), boot_s=1.5)
+    return Host(
+        name="simulated",
+        clock=world.clock,
+        hypervisor=SimulatedHypervisor(world),
+        networks=SimulatedNetworks(world),
+        volumes=SimulatedVolumes(world),
+        images=SimulatedImages(world),
+        guests=SimulatedGuests(world),
+        contents=SimulatedContents(world),
+        sidecars=SimulatedSidecars(world),
+    )
+
+
+def _prepare_directories(settings: Settings) -> None:
+    # QEMU may run as another user: it has to pass through to its disks, and may read nothing else
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    settings.state_dir.chmod(0o711)
+    settings.runtime_dir.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock that says that this is the only controller of the state directory."""
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OperationalError(
+                Kind.CONFLICT,
+                str(path.parent),
+                "another `forkbed serve` is at work here",
+                "end that one first, or give this one a FORKBED_STATE_DIR of its own",
+            ) from error
+        yield
+
+
+def _boundary(fatal: str) -> Boundary:
+    """What hears of step boundaries: nothing, or a kill at the one that is asked for."""
+
+    def die(name: str) -> None:
+        if name == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def nothing(_name: str) -> None:
+        return None
+
+    chosen: Callable[[str], None] = die if fatal else nothing
+    return chosen
