@@ -39,6 +39,12 @@ def local_files(text: str, file_name: str, variables: Mapping[str, str] | None =
     return LocalFiles(frozenset(files), frozenset(secrets))
 
 
+def recipe_files(text: str, file_name: str) -> frozenset[str]:
+    """The files that the image recipe in `text` wants. Raises `ManifestInvalid` if it is not YAML."""
+    data = to_data(read_yaml(text, file_name).root)
+    return frozenset(_sources(_values(_entry(data.value, "files"))))
+
+
 def _entry(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, dict) else None
 

@@ -241,9 +241,9 @@ class Client:
             "DELETE", f"{PREFIX}/images/{_segment(ref)}", headers=self._write_headers(None, None)
         )
 
-    def image_tag(self, ref: str, name: str) -> ImageView:
+    def image_tag(self, ref: str, name: str) -> TagMove:
         """Point a name with its channel (`boss:production`) to an image."""
-        return decode(ImageView, self._post(f"/images/{_segment(ref)}/tags", TagBody(name)))
+        return decode(TagMove, self._post(f"/images/{_segment(ref)}/tags", TagBody(name)))
 
     def image_history(self, name: str) -> Sequence[TagMove]:
         """What a name pointed to, the oldest first."""

@@ -42,6 +42,7 @@ class GuestConnection:
         self._room = threading.Condition()
         self._room_bytes = 0
         self._ended = False
+        self._left = False
         self._pending: list[tuple[Channel, bytes]] = []
         self.via = ""
         self.notice = ""
@@ -68,11 +69,21 @@ class GuestConnection:
         return self
 
     def output(self) -> Iterator[tuple[Channel, bytes]]:
-        """What the guest writes, until the end."""
+        """What the guest writes, until the end, or until `leave`."""
         while self.exit_status is None:
-            self._take(self._receive())
+            try:
+                self._take(self._receive())
+            except OperationalError:
+                if self._left:
+                    return
+                raise
             yield from self._pending
             self._pending.clear()
+
+    def leave(self) -> None:
+        """End the stream from another thread than the one that reads `output`; a command is killed."""
+        self._left = True
+        self._socket.close()
 
     def write(self, data: bytes) -> bool:
         """Send input, waiting for the guest to take what was sent before; False once the stream has ended."""

@@ -1,0 +1,69 @@
+"""How people name systems, machines and files in them: SYSTEM, SYSTEM/MACHINE, SYSTEM/MACHINE:PATH. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import is_name
+
+
+@dataclass(frozen=True, slots=True)
+class MachineName:
+    system: str
+    machine: str
+
+    def __str__(self) -> str:
+        return f"{self.system}/{self.machine}"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPath:
+    """A path in a machine; a relative one begins in the user's home directory."""
+
+    machine: MachineName
+    path: str
+
+
+def machine_name(text: str) -> MachineName:
+    """SYSTEM/MACHINE. Raises INVALID for any other form."""
+    system, separator, machine = text.partition("/")
+    if not (separator and is_name(system) and is_name(machine)):
+        raise OperationalError(
+            Kind.INVALID,
+            f"machine {text!r}",
+            "this is no machine's name",
+            "give it as SYSTEM/MACHINE, such as boss-ops/boss",
+        )
+    return MachineName(system, machine)
+
+
+def system_or_machine(text: str) -> tuple[str, tuple[str, ...]]:
+    """SYSTEM[/MACHINE] as the system's name and the machines meant (none: all)."""
+    if "/" in text:
+        name = machine_name(text)
+        return name.system, (name.machine,)
+    return system_name(text), ()
+
+
+def system_name(text: str) -> str:
+    """A system's name. Raises INVALID for what cannot be one."""
+    if not is_name(text):
+        raise OperationalError(
+            Kind.INVALID, f"system {text!r}", "this is no system's name", "`forkbed list` shows the names"
+        )
+    return text
+
+
+def guest_path(text: str) -> GuestPath | None:
+    """SYSTEM/MACHINE:PATH, or None for a path on this machine.
+
+    A local file whose name looks like that is written with a leading `./`.
+    """
+    prefix, separator, path = text.partition(":")
+    if not separator or text.startswith(("/", ".", "-")):
+        return None
+    system, slash, machine = prefix.partition("/")
+    if not (slash and is_name(system) and is_name(machine)):
+        return None
+    return GuestPath(MachineName(system, machine), path or ".")
