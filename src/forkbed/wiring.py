@@ -19,7 +19,7 @@ from forkbed.drivers.clock import SystemClock
 from forkbed.drivers.contents import FileContents
 from forkbed.drivers.doctor.acceleration import Accelerator, prove_acceleration
 from forkbed.drivers.guests.driver import GuestSettings, RealGuests
-from forkbed.drivers.images.library import FileImageLibrary
+from forkbed.drivers.images.library import HostImageLibrary
 from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor, LibvirtSettings
 from forkbed.drivers.networks.linux import LinuxNetworks
 from forkbed.drivers.sidecars import FileSidecars
@@ -96,7 +96,7 @@ def _real_host(settings: Settings, installation_id: InstallationId, stack: ExitS
         hypervisor=hypervisor,
         networks=networks,
         volumes=OverlayVolumes(settings.state_dir / "volumes"),
-        images=FileImageLibrary(settings),
+        images=HostImageLibrary(settings.state_dir, settings.cache_dir, settings.build_network_namespace),
         guests=guests,
         contents=FileContents(settings.state_dir),
         sidecars=FileSidecars(settings.state_dir / "sidecars"),
