@@ -7,7 +7,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.unit.drivers import samples
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import SystemId, VolumeId
@@ -17,6 +16,7 @@ from forkbed.drivers import processes
 from forkbed.drivers.sidecars import FileSidecars
 from forkbed.drivers.volumes.overlays import OverlayVolumes, disk_serial
 from forkbed.ports.volumes import BaseImage
+from tests.unit.drivers import samples
 
 SYSTEM = SystemId("sys1")
 
