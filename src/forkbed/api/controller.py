@@ -11,8 +11,8 @@ from typing import Protocol
 
 from forkbed.core.operations.records import Event, Operation
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.garbage import GarbageReport
 from forkbed.engine.requests import (
+    GarbageReport,
     OperationDetail,
     PlanView,
     PowerAction,

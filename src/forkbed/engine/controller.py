@@ -36,11 +36,12 @@ from forkbed.engine.acceptance import (
 )
 from forkbed.engine.description import Description
 from forkbed.engine.dispatcher import Dispatcher, RunToEnd
-from forkbed.engine.garbage import Garbage, GarbageReport
+from forkbed.engine.garbage import Garbage
 from forkbed.engine.jobs import Jobs
 from forkbed.engine.observation import observe, observe_all
 from forkbed.engine.options import Options
 from forkbed.engine.requests import (
+    GarbageReport,
     OperationDetail,
     PlanView,
     PowerAction,

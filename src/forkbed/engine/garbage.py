@@ -11,32 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from forkbed.base.ids import SystemId
-from forkbed.core.operations.records import Operation
 from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.view import MachineView, Power, SystemView
 from forkbed.engine.acceptance import kept_secrets
 from forkbed.engine.host import Host
 from forkbed.engine.observation import observe_all
+from forkbed.engine.requests import GarbageItem
 from forkbed.ports.progress import Progress
 from forkbed.ports.store import Store, SystemRecord
-
-
-@dataclass(frozen=True, slots=True)
-class GarbageItem:
-    """One thing on the host that nothing needs. `kind` is "machine", "volume", "network" or "seed"."""
-
-    kind: str
-    name: str
-    reason: str
-    size_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GarbageReport:
-    """What a collection would remove (`operation` is None: dry run, or nothing to do) or is removing."""
-
-    items: tuple[GarbageItem, ...]
-    operation: Operation | None = None
 
 
 @dataclass(frozen=True, slots=True)

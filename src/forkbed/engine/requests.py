@@ -140,3 +140,21 @@ class OperationDetail:
     operation: Operation
     journal: tuple[JournalEntry, ...]
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageItem:
+    """One thing on the host that nothing needs. `kind` is "machine", "volume", "network" or "seed"."""
+
+    kind: str
+    name: str
+    reason: str
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageReport:
+    """What a collection would remove (`operation` is None: dry run, or nothing to do) or is removing."""
+
+    items: tuple[GarbageItem, ...]
+    operation: Operation | None = None

@@ -23,11 +23,12 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.garbage import GarbageItem, GarbageReport
 from forkbed.engine.requests import (
     ChangeKind,
     ChangeView,
     FieldChange,
+    GarbageItem,
+    GarbageReport,
     MachineDetail,
     NetworkDetail,
     OperationDetail,

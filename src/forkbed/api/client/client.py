@@ -35,8 +35,8 @@ from forkbed.api.contract import (
 from forkbed.base.errors import OperationalError
 from forkbed.core.operations.records import Event, Operation
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.garbage import GarbageReport
 from forkbed.engine.requests import (
+    GarbageReport,
     OperationDetail,
     PlanView,
     PowerAction,

@@ -10,7 +10,7 @@ from forkbed.api.contract import GarbageBody
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS
 from forkbed.api.server.context import Api
 from forkbed.api.server.writes import Write, accepted
-from forkbed.engine.garbage import GarbageReport
+from forkbed.engine.requests import GarbageReport
 
 router = APIRouter(tags=["installation"])
 

@@ -13,7 +13,6 @@ from cyclopts import App, Parameter
 from forkbed.api.contract import ExportFormat
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.units import format_size
-from forkbed.cli.bundling import read_recipe
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, say, styled, table, when
 from forkbed.cli.waiting import finish
@@ -31,6 +30,8 @@ def build(recipe: str, /, *, no_wait: NoWait = False) -> int:
     forkbed image build examples/boss-ops/boss.yaml
     ```
     """
+    from forkbed.cli.bundling import read_recipe  # here: it reads YAML, which the other commands need not
+
     bundle = read_recipe(recipe)
     with current().client() as client:
         return finish(client, client.image_build(bundle), wait=not no_wait)

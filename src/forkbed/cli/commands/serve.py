@@ -20,6 +20,7 @@ from forkbed.api.client import Client
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, say
+from forkbed.config.log import configure_log
 from forkbed.config.settings import Settings, load_settings
 
 _START_S = 90.0
@@ -46,6 +47,7 @@ def serve(
     ```
     """
     settings = load_settings(os.environ)
+    configure_log(os.environ, default="warning" if detach else "info")
     if detach:
         return _detach(settings, simulate=simulate)
     return _serve(settings, simulate=simulate)

@@ -7,10 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from forkbed.base.units import format_size
-from forkbed.cli.bundling import read_bundle
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, say, state, styled, table, when
-from forkbed.cli.plan_view import print_plan
 from forkbed.cli.targets import system_name
 from forkbed.cli.waiting import finish
 from forkbed.engine.requests import MachineDetail, SystemDetail, UpOptions
@@ -43,10 +41,14 @@ def plan(
     forkbed plan system.yaml --set memory=512MiB --json
     ```
     """
+    from forkbed.cli.bundling import read_bundle
+
     bundle = read_bundle(file, variables)
     with current().client() as client:
         found = client.plan(bundle, UpOptions(restart, frozenset(destroy)))
     if not emit(found):
+        from forkbed.cli.plan_view import print_plan
+
         print_plan(found)
 
 
@@ -71,6 +73,8 @@ def up(
     forkbed up system.yaml --destroy boss/data
     ```
     """
+    from forkbed.cli.bundling import read_bundle
+
     bundle = read_bundle(file, variables)
     with current().client() as client:
         operation = client.up(bundle, UpOptions(restart, frozenset(destroy)), if_match=if_revision)
