@@ -132,6 +132,8 @@ def _filled(value: object) -> str:
     text = text_of(value)
     if not text.strip():
         raise refuse("empty", "write something, or remove it")
+    if "\0" in text:
+        raise refuse("it holds a NUL character", "remove it")
     return text
 
 
@@ -148,11 +150,11 @@ _SIZE_PATTERN = r"^\s*\d+(\.\d+)?\s*([kKmMgGtT]([iI]?[bB])?|[bB])\s*$"
 _TIME_PATTERN = r"^\s*\d+(\.\d+)?\s*(ms|s|m|min|h|d|w)\s*$"
 _MODE_SCHEMA = {"anyOf": [{"type": "string", "pattern": "^0?[0-7]{3,4}$"}, {"type": "integer"}]}
 
-Text = Annotated[str, BeforeValidator(text_of)]
+Text = Annotated[str, BeforeValidator(text_of), _schema(type=["string", "number", "boolean"])]
 FilledText = Annotated[str, BeforeValidator(_filled), _schema(type="string", minLength=1)]
 Line = Annotated[str, BeforeValidator(_line), _schema(type="string", minLength=1, pattern=r"^[^\n\r]+$")]
 Name = Annotated[
-    str, BeforeValidator(_name), _schema(type="string", pattern="^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")
+    str, BeforeValidator(_name), _schema(type="string", pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$|\$\{")
 ]
 SizeBytes = Annotated[
     int,

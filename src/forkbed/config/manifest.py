@@ -90,9 +90,11 @@ def _read(data: Data) -> _Read:
     networks, machines = _names(data.value, "networks"), _names(data.value, "machines")
     left_out: set[Path] = set()
     for _ in range(_PASSES):
+        now: set[Path] = set()
         for problem in checked:
-            if not _within(problem.path, left_out):
-                left_out.add(_leave_out(data.value, problem.path))
+            if not _within(problem.path, now):
+                now.add(_leave_out(data.value, problem.path))
+        left_out |= now
         checked = check_data(data.value, Manifest)
         if isinstance(checked, Manifest):
             unread = Unread(networks - set(checked.networks), _touched(left_out, machines))

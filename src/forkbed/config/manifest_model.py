@@ -235,7 +235,9 @@ class File(Strict):
     path: GuestPath = Field(description="Where it goes in the guest.")
     source: Line | None = Field(None, description="A local file, relative to the manifest.")
     content: Text | None = Field(None, description="The content itself, instead of `source`.")
-    mode: FileMode = Field(0o644, description='Octal mode, such as "0644".')
+    mode: FileMode = Field(
+        0o644, description='Octal mode, such as "0644".', json_schema_extra={"default": "0644"}
+    )
     owner: Owner = Field("root:root", description="`user` or `user:group`; must exist in the guest.")
 
     @model_validator(mode="after")
@@ -251,7 +253,9 @@ class Secret(Strict):
 
     path: GuestPath = Field(description="Where it goes in the guest.")
     source: Line = Field(description="A local file, relative to the manifest.")
-    mode: FileMode = Field(0o600, description='Octal mode, such as "0600".')
+    mode: FileMode = Field(
+        0o600, description='Octal mode, such as "0600".', json_schema_extra={"default": "0600"}
+    )
     owner: Owner = Field("root:root", description="`user` or `user:group`; must exist in the guest.")
 
 
@@ -343,7 +347,7 @@ class Setup(Shorthand):
         SetupWhen.ONCE,
         description="`once` in the life of the root volume (again if the command changes), or at each `boot`.",
     )
-    timeout: Seconds = Field(300.0, description="How long it may take.")
+    timeout: Seconds = Field(300.0, description="How long it may take.", json_schema_extra={"default": "5m"})
 
     @classmethod
     def from_text(cls, text: str) -> dict[str, object]:
@@ -378,8 +382,12 @@ class Probe(Strict):
     command: FilledText | None = Field(
         None, alias="exec", description="This shell command, run in the guest as root, exits with 0."
     )
-    interval: Seconds = Field(0.5, description="Time between two tries.")
-    timeout: Seconds = Field(120.0, description="Time for all tries together.")
+    interval: Seconds = Field(
+        0.5, description="Time between two tries.", json_schema_extra={"default": "500ms"}
+    )
+    timeout: Seconds = Field(
+        120.0, description="Time for all tries together.", json_schema_extra={"default": "2m"}
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Probe:
@@ -399,7 +407,9 @@ class Machine(Strict):
         description="What its root volume begins as: a name with a tag, or an id.", examples=["debian:dev"]
     )
     cpus: Count = Field(DEFAULT_CPUS, description="Virtual CPUs.")
-    memory: SizeBytes = Field(DEFAULT_MEMORY_BYTES, description="Memory.")
+    memory: SizeBytes = Field(
+        DEFAULT_MEMORY_BYTES, description="Memory.", json_schema_extra={"default": "256MiB"}
+    )
     root: SizeBytes | None = Field(
         None, description="Size of the root volume, at least the image's; the file system grows with it."
     )

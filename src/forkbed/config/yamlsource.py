@@ -87,8 +87,9 @@ class Positions:
                 key = node.keys[part]
                 node = node.entries[part]
                 last = index == len(path) - 1
-                # A block below its key is best found by the key; a value in its line by itself.
-                place = key if (last and on_key) or not isinstance(node, Scalar) else (node.line, node.column)
+                # A block below its key, or nothing, is best found by the key; a value by itself.
+                at_key = (last and on_key) or not isinstance(node, Scalar) or node.text is None
+                place = key if at_key else (node.line, node.column)
             elif isinstance(node, Sequence) and isinstance(part, int) and 0 <= part < len(node.items):
                 node = node.items[part]
                 place = (node.line, node.column)
@@ -140,7 +141,8 @@ def read_yaml(text: str, file_name: str) -> Source:
     if forbidden is not None:
         line, column = _place(text, forbidden.start())
         code = f"{ord(forbidden.group()):04x}"
-        right = f'write it as "\\u{code}" in double quotes'
+        half = "\ud800" <= forbidden.group() <= "\udfff"  # of a character: no way to write it
+        right = "" if half else f'write it as "\\u{code}" in double quotes'
         raise _refusal(file_name, line, column, f"the character U+{code.upper()} is not allowed here", right)
     builder = _Builder(file_name)
     try:
@@ -370,7 +372,9 @@ def _syntax_refusal(file_name: str, text: str, error: MarkedYAMLError) -> Manife
             wrong, right = "a tab cannot indent", "use spaces"
         else:
             wrong, right = f"a value cannot begin with `{text[index]}`", "put the value in quotes"
-    line, column = (0, 0) if mark is None else (mark.line, mark.column)
+    # A mark may lie past the end of the file, which no editor finds.
+    end = len(text.rstrip())
+    line, column = _place(text, 0 if mark is None else min(mark.index, end))
     return _refusal(file_name, line, column, wrong, right)
 
 

@@ -193,7 +193,9 @@ def _after(spec: SystemSpec, unread: Unread) -> Iterator[Problem]:
                 waits[machine.name].append(name)
             elif name not in unread.machines:
                 yield Problem(
-                    path, f"there is no machine {quoted(name)}", suggest(name, sorted(names - {machine.name}))
+                    path,
+                    f"there is no machine {quoted(name)}",
+                    suggest(name, sorted((names | unread.machines) - {machine.name})),
                 )
     for cycle in _cycles(waits):
         path = ("machines", cycle[0], "after", spec.machine(cycle[0]).after.index(cycle[1]))
