@@ -14,10 +14,10 @@ setup: ## Debian packages, virtual environment
 	@setup/install
 
 demo: setup ## the example system, in the one-host lab
-	@$(BIN)/python -m forkbed.lab.demo up
+	@setup/demo
 
 demo-clean: setup ## remove all that the demo made
-	@$(BIN)/python -m forkbed.lab.demo clean
+	@setup/demo clean
 
 check: setup ## format, lint, types, layers, unit tests: under a minute
 	@setup/tier check 60 setup/check

@@ -13,21 +13,24 @@ from forkbed.drivers.doctor.findings import Finding, fail, ok, warn
 # Program -> Debian package. A test holds this against the list of packages that set-up installs.
 PACKAGES = {
     "dnsmasq": "dnsmasq-base",
+    "extlinux": "extlinux",
+    "fuse2fs": "fuse2fs",
     "genisoimage": "genisoimage",
     "ip": "iproute2",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
     "nsenter": "util-linux",
+    "losetup": "mount",
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
+    "sfdisk": "fdisk",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "virsh": "libvirt-clients",
 }
 # What was tested; older ones lack something that is relied on.
 _OLDEST = {"qemu-system-x86_64": (7, 2), "virsh": (9, 0), "nft": (1, 0), "dnsmasq": (2, 85)}
-_VERSION_OPTION = {"ip": "-V", "ssh": "-V", "mke2fs": "-V", "ssh-keygen": ""}
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -42,7 +45,7 @@ def examine_programs(find: Callable[[str], str | None] | None = None) -> Finding
             f"not installed: {', '.join(missing)}",
             f"apt-get install --no-install-recommends {' '.join(packages)}",
         )
-    versions = {name: version_of(name) for name in PACKAGES if _VERSION_OPTION.get(name) != ""}
+    versions = {name: version_of(name) for name in _OLDEST}
     old = [name for name, oldest in _OLDEST.items() if (versions[name] or oldest) < oldest]
     if old:
         wanted = ", ".join(f"{name} {'.'.join(map(str, _OLDEST[name]))}" for name in old)
@@ -54,9 +57,7 @@ def examine_programs(find: Callable[[str], str | None] | None = None) -> Finding
 def version_of(program: str) -> tuple[int, ...] | None:
     """The program's version; None if it does not tell."""
     try:
-        completed = processes.run(
-            [program, _VERSION_OPTION.get(program, "--version")], timeout_s=20, accept=None
-        )
+        completed = processes.run([program, "--version"], timeout_s=20, accept=None)
     except OperationalError:
         return None
     found = re.search(rb"\d+(?:\.\d+)+", completed.stdout + completed.stderr)
