@@ -33,6 +33,7 @@ PACKAGES = (
     "systemd-sysv",
     "tiny-initramfs",
     "udev",
+    "xfsprogs",
 )
 KERNEL_ARGUMENTS = "console=ttyS0,115200 net.ifnames=0 loglevel=4 systemd.show_status=auto"
 
