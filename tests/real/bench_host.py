@@ -37,9 +37,29 @@ class BenchHost:
 
     lab: labs.Lab
     image: BaseImage
-    hypervisor: LibvirtHypervisor
     volumes: OverlayVolumes
-    guests: RealGuests
+
+    def __post_init__(self) -> None:
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Drivers of a controller that has just started."""
+        self.hypervisor = LibvirtHypervisor(self.hypervisor_settings())
+        namespace = f"/proc/{self.lab.init.pid}/root/run/netns/{SERVICE}"
+        self.guests = RealGuests(
+            GuestSettings(INSTALLATION, self.lab.paths.state, self.lab.paths.run / "forkbed"),
+            namespace=lambda _: namespace,
+            ask_agent=self.hypervisor.agent_command,
+        )
+
+    def hypervisor_settings(self, installation: InstallationId = INSTALLATION) -> LibvirtSettings:
+        return LibvirtSettings(
+            installation,
+            self.lab.libvirt_uri,
+            kvm=False,
+            console_dir=self.lab.paths.state / "console",
+            emulator_log_dir=self.lab.paths.root / "log-libvirt" / "qemu",
+        )
 
     def address(self, machine: ResolvedMachine) -> GuestAddress:
         return GuestAddress(machine, (samples.network(),) * len(machine.nics))
@@ -112,28 +132,11 @@ def make_host(lab: labs.Lab, micro_image: Path) -> BenchHost:
     if not image.exists():
         shutil.copy(micro_image, image)
         image.chmod(0o444)
-    hypervisor = LibvirtHypervisor(
-        LibvirtSettings(
-            INSTALLATION,
-            lab.libvirt_uri,
-            kvm=False,
-            console_dir=state / "console",
-            emulator_log_dir=lab.paths.root / "log-libvirt" / "qemu",
-        )
-    )
-    namespace = f"/proc/{lab.init.pid}/root/run/netns/{SERVICE}"
-    runtime = lab.paths.run / "forkbed"
-    runtime.mkdir(exist_ok=True)
+    (lab.paths.run / "forkbed").mkdir(exist_ok=True)
     return BenchHost(
         lab=lab,
         image=BaseImage(samples.IMAGE, str(image), "qcow2", 256 * samples.MEBIBYTE),
-        hypervisor=hypervisor,
         volumes=OverlayVolumes(state / "volumes"),
-        guests=RealGuests(
-            GuestSettings(INSTALLATION, state, runtime),
-            namespace=lambda _: namespace,
-            ask_agent=hypervisor.agent_command,
-        ),
     )
 
 

@@ -15,6 +15,11 @@ import pytest
 from forkbed import lab as labs
 from forkbed.config.log import configure_log
 from forkbed.config.settings import load_settings
+from forkbed.core.images.recipe import RecipeSpec
+from forkbed.drivers.images.builder import ImageBuilder
+from forkbed.ports.progress import Silence
+from tests.real.bench_host import BenchHost, make_host, make_network
+from tests.unit.drivers import samples
 
 PREFIX = "test-"
 HERE = Path(__file__).parent
@@ -50,3 +55,19 @@ def serving_lab(lab: labs.Lab) -> labs.Lab:
     """The lab with `forkbed serve` running in it."""
     lab.start_serve()
     return lab
+
+
+@pytest.fixture(scope="session")
+def micro_image() -> Path:
+    """The micro image's disk, from the build cache or built now."""
+    builder = ImageBuilder(load_settings(os.environ).cache_dir / "images", None)
+    return builder.build(RecipeSpec("micro", "micro"), None, Silence()).path
+
+
+@pytest.fixture(scope="session")
+def bench_host(lab: labs.Lab, micro_image: Path) -> Iterator[BenchHost]:
+    """The lab with a network for the machines `boss` and `ops`, and the drivers on it."""
+    make_network(lab, [samples.machine("boss", number=1), samples.machine("ops", number=2)])
+    host = make_host(lab, micro_image)
+    yield host
+    host.hypervisor.close()

@@ -135,7 +135,14 @@ class LibvirtHypervisor:
             identity = domain_xml.read_identity(present) if present is not None else None
             if identity == domain_xml.read_identity(ElementTree.fromstring(text)):
                 return Effect.ALREADY
-            connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+            try:
+                connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+            except libvirt.libvirtError as error:
+                name = domain_xml.domain_name(
+                    self._settings.installation, definition.system_name, machine.name
+                )
+                _refuse_taken_name(connection, subject, name, machine.uuid)
+                raise translate(error, subject, "define it") from error
             return Effect.CHANGED
 
         subject = f"machine {definition.system_name}/{machine.name}"
@@ -424,6 +431,21 @@ class LibvirtHypervisor:
 
     def _emulator_log(self, domain_name: str) -> Path:
         return self._settings.emulator_log_dir / f"{domain_name}.log"
+
+
+def _refuse_taken_name(connection: Any, subject: str, name: str, uuid: str) -> None:
+    """Raise CONFLICT if another domain has the name: `a` with `b-c` and `a-b` with `c` give the same."""
+    try:
+        holder = connection.lookupByName(name)
+    except libvirt.libvirtError:
+        return
+    if holder.UUIDString() != uuid:
+        raise OperationalError(
+            Kind.CONFLICT,
+            subject,
+            f"libvirt has another domain named {name}",
+            "give the machine or the system another name",
+        )
 
 
 def _dotted(version: int) -> str:
