@@ -419,13 +419,13 @@ class Controller:
 
     def _up_goal(self, considered: Considered, options: UpOptions, view: SystemView) -> Goal:
         """Everything running; what gives up data by name is also restarted, or the old disk stays in use."""
-        boots = {}
-        for machine in considered.resolved.machines:
-            names = {machine.name, *(d for d in options.destroy if d.startswith(f"{machine.name}/"))}
-            seen = view.machine(machine.id)
-            change = next((c for c in considered.changes if c.subject == f"machine {machine.name}"), None)
-            if names & options.destroy and change is not None and change.loses and seen.boot_id:
-                boots[machine.id] = seen.boot_id
+        given_up = {name.partition("/")[0] for name in options.destroy}
+        losing = {change.subject.removeprefix("machine ") for change in considered.changes if change.loses}
+        boots = {
+            machine.id: boot_id
+            for machine in considered.resolved.machines
+            if machine.name in given_up & losing and (boot_id := view.machine(machine.id).boot_id)
+        }
         return Goal(
             {machine.name: Wanted.RUNNING for machine in considered.resolved.machines},
             may_restart=options.restart,

@@ -385,5 +385,7 @@ machines:
         frozenset({"lib/x", "user-data", "me.pub", "ann.pub"}), frozenset({"key"})
     )
     assert local_files("nonsense", "m.yaml") == LocalFiles(frozenset(), frozenset())
+    # the client does not read what can name no file: the server tells what is wrong with it
+    assert local_files("a: [", "m.yaml") == LocalFiles(frozenset(), frozenset())
     with pytest.raises(ManifestInvalid):
-        local_files("a: [", "m.yaml")
+        local_files("source: [", "m.yaml")
