@@ -81,6 +81,12 @@ def _host(installation: InstallationId, linked: Sequence[Record], records: Seque
             "type ifname . ipv4_addr",
             [f'"{names[r.network_id]}" . {r.transit_service()}' for r in linked if r.nat],
         ),
+        # Clients that a service namespace would look for among its guests.
+        render_set(
+            "lookalikes",
+            "type ifname . ipv4_addr; flags interval",
+            [f'"{names[r.network_id]}" . {r.subnet}' for r in linked],
+        ),
         render_set("nat_addresses", "type ipv4_addr", [str(r.transit_service()) for r in linked if r.nat]),
     ]
     sets += _published_maps(linked)
@@ -134,6 +140,7 @@ def _nat_chains() -> str:
 	chain leaving {
 		type nat hook postrouting priority srcnat; policy accept;
 		oifname @transits ip saddr 127.0.0.0/8 masquerade
+		oifname . ip saddr @lookalikes masquerade
 		oifname != @transits ip saddr @nat_addresses masquerade
 	}"""
 

@@ -146,6 +146,7 @@ class LinuxNetworks:
             system_id=system_id,
             label=f"{system_name}/{network.spec.name}",
             bridge=names.bridge_name(self._installation, network.id),
+            subnet=network.spec.subnet,
             outside=network.spec.bridge if on_host_bridge else "",
             transit=None if on_host_bridge else network.transit,
             nat=network.spec.uplink is UplinkKind.NAT,

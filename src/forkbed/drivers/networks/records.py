@@ -34,6 +34,7 @@ class Record:
     system_id: SystemId
     label: str  # for messages: "inside of system boss-ops"
     bridge: str
+    subnet: IPv4Network
     outside: str = ""
     transit: IPv4Network | None = None
     nat: bool = False
@@ -47,6 +48,7 @@ class Record:
     def parse(cls, text: str) -> Record:
         """The inverse of `as_text`. Raises ValueError, KeyError or TypeError for anything else."""
         data: dict[str, Any] = json.loads(text)
+        data["subnet"] = IPv4Network(data["subnet"])
         data["transit"] = IPv4Network(data["transit"]) if data["transit"] else None
         data["publications"] = tuple(_publication(entry) for entry in data["publications"])
         return cls(**data)

@@ -22,7 +22,7 @@ _TRANSIT_MTU = 1500
 _SERVICE_SYSCTLS = {
     "ipv6/conf/all/disable_ipv6": "1",
     "ipv6/conf/default/disable_ipv6": "1",
-    # Addresses are checked by the rules, which know that a client may live in a subnet like the network's.
+    # Addresses are checked by the rules.
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
     # Guests are not told of the transit, nor of shorter ways.

@@ -111,5 +111,4 @@ def _nat(service: ServiceNamespace, transit: IPv4Address) -> str:
 		type nat hook postrouting priority srcnat; policy accept;
 		oifname "{UPLINK}" ip saddr {service.subnet} snat to {transit}
 		oifname "{INSIDE}" ct status dnat ip daddr @client_hidden_from snat to {service.gateway}
-		oifname "{INSIDE}" ct status dnat ip saddr {service.subnet} snat to {service.gateway}
 	}}"""
