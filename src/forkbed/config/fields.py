@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -137,6 +137,12 @@ def _filled(value: object) -> str:
     return text
 
 
+def _version(value: object) -> object:
+    if text_of(value) != "1":
+        raise refuse(f"{quoted(text_of(value))} is not a version that is known here", "write `version: 1`")
+    return 1
+
+
 def _schema(**schema: Any) -> WithJsonSchema:
     return WithJsonSchema(schema)
 
@@ -181,6 +187,7 @@ HttpStatus = Annotated[
     BeforeValidator(_whole(100, 599, "an HTTP status")),
     _or_variable(type="integer", minimum=100, maximum=599),
 ]
+FormatVersion = Annotated[Literal[1], BeforeValidator(_version), WithJsonSchema({"enum": [1, "1"]})]
 
 
 class Strict(BaseModel):

@@ -19,6 +19,7 @@ from forkbed.config.fields import (
     FileMode,
     FilledText,
     Flag,
+    FormatVersion,
     GuestPath,
     HttpStatus,
     Line,
@@ -57,12 +58,6 @@ def public_key_problem(text: str) -> PydanticCustomError | None:
     if "PRIVATE KEY" in text:
         return refuse("this is a private key", "give the public one, from the file that ends in .pub")
     return refuse(f"{quoted(text)} is not a public key", "a line such as `ssh-ed25519 AAAA… me@here`")
-
-
-def _version(value: object) -> object:
-    if text_of(value) != "1":
-        raise refuse(f"{quoted(text_of(value))} is not a version that is known here", "write `version: 1`")
-    return 1
 
 
 def _subnet(written: object) -> object:
@@ -436,9 +431,7 @@ class Machine(Strict):
 class Manifest(Strict):
     """A system: machines, networks and volumes."""
 
-    version: Annotated[
-        Literal[1], BeforeValidator(_version), WithJsonSchema({"enum": [1, "1"]})
-    ] = Field(description="Version of this format.")  # fmt: skip
+    version: FormatVersion = Field(description="Version of this format.")
     system: Name = Field(description="The system's name.")
     variables: dict[VariableName, Default] = Field(
         {},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -12,6 +12,7 @@ from forkbed.config.document import load_document, locate
 from forkbed.config.fields import (
     FileMode,
     FilledText,
+    FormatVersion,
     GuestPath,
     Line,
     Name,
@@ -72,7 +73,7 @@ class RecipeFileEntry(Strict):
 class RecipeDocument(Strict):
     """A recipe file."""
 
-    version: Literal["1"] = Field(description="Version of this format.")
+    version: FormatVersion = Field(description="Version of this format.")
     name: Name = Field(description="The image is named NAME:latest when it is built.")
     base: Base = Field(description="`debian-12`, `micro`, or another image.")
     packages: tuple[Package, ...] = Field((), description="Debian packages, without what they recommend.")

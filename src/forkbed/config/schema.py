@@ -21,7 +21,8 @@ def json_schema(model: type[BaseModel], title: str, examples: list[dict[str, Any
 
 
 def _tidied(schema: Any) -> Any:
-    """Without "or null" of optional keys (a key without a value is an error here) and without made-up titles."""
+    """Without "or null" of optional keys (a key without a value is an error here) and made-up titles; names are
+    as strict as other keys."""
     if isinstance(schema, list):
         return [_tidied(item) for item in schema]
     if not isinstance(schema, dict):
@@ -29,6 +30,8 @@ def _tidied(schema: Any) -> Any:
     tidy = {key: _tidied(value) for key, value in schema.items()}
     if isinstance(tidy.get("title"), str):
         del tidy["title"]
+    if "patternProperties" in tidy:
+        tidy["additionalProperties"] = False
     if "default" in tidy and tidy["default"] is None:
         del tidy["default"]
         arms = [arm for arm in tidy.get("anyOf", []) if arm != {"type": "null"}]
@@ -58,4 +61,14 @@ MANIFEST_EXAMPLE: dict[str, Any] = {
             "ready": [{"http": {"port": 80, "path": "/health"}}],
         },
     },
+}
+
+RECIPE_EXAMPLE: dict[str, Any] = {
+    "version": 1,
+    "name": "web",
+    "base": "debian-12",
+    "packages": ["nginx"],
+    "files": [{"path": "/etc/nginx/conf.d/app.conf", "source": "app.conf"}],
+    "commands": ["systemctl enable nginx"],
+    "size": "4GiB",
 }

@@ -71,6 +71,6 @@ def test_any_text_is_refused_or_read(text: str) -> None:
         parse_manifest(ManifestBundle("m.yaml", text))
     check_places(caught.value, text)
     try:
-        local_files(text, "m.yaml")
+        local_files(text + "\n# source", "m.yaml")
     except ManifestInvalid as error:
-        check_places(error, text)
+        check_places(error, text + "\n# source")

@@ -48,12 +48,11 @@ def check_system(spec: SystemSpec, unread: Unread | None = None) -> list[Problem
 def check_images(spec: SystemSpec, images: Mapping[str, int]) -> list[Problem]:
     """What is wrong with the images that the machines name; `images` maps each known reference to its size in bytes."""
     problems = []
-    known = sorted(images)
     for machine in spec.machines:
         path = ("machines", machine.name)
         size_bytes = images.get(machine.image)
         if size_bytes is None:
-            right = suggest(machine.image, known) or "build or import it first"
+            right = suggest(machine.image, sorted(images)) or "build or import it first"
             problems.append(Problem((*path, "image"), f"there is no image {quoted(machine.image)}", right))
         elif machine.root_size_bytes is not None and machine.root_size_bytes < size_bytes:
             wrong = (
@@ -180,6 +179,7 @@ _MACHINE_CHECKS: tuple[Callable[[MachineSpec], Iterator[Problem]], ...] = (
 
 def _after(spec: SystemSpec, unread: Unread) -> Iterator[Problem]:
     names = {machine.name for machine in spec.machines}
+    known = names | unread.machines
     waits: dict[str, list[str]] = {}
     for machine in spec.machines:
         waits[machine.name] = []
@@ -195,7 +195,7 @@ def _after(spec: SystemSpec, unread: Unread) -> Iterator[Problem]:
                 yield Problem(
                     path,
                     f"there is no machine {quoted(name)}",
-                    suggest(name, sorted((names | unread.machines) - {machine.name})),
+                    suggest(name, sorted(known - {machine.name})),
                 )
     for cycle in _cycles(waits):
         path = ("machines", cycle[0], "after", spec.machine(cycle[0]).after.index(cycle[1]))
