@@ -311,6 +311,27 @@ def test_every_kind_of_change_takes_effect(world: World) -> None:
 
 
 @isolated
+def test_connections_outwards_end_when_the_way_out_is_taken_away(world: World) -> None:
+    net, a = nat_network()
+    world.ensure(net, a)
+    (guest,) = world.plug(net, a)
+    guest.route()
+    with listener(WORLD, 80) as server, inet_socket(guest.path, socket.SOCK_STREAM) as client:
+        client.connect((WORLD_ADDRESS, 80))
+        connection, _ = server.accept()
+        client.sendall(b"before")
+        assert connection.recv(100) == b"before"
+        world.ensure(network(transit="198.19.0.0/31"), a, digest="d2")
+        client.sendall(b"after")
+        connection.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            connection.recv(100)
+        with listener(guest.path, 80) as published:
+            assert tcp_reaches(HOST, "127.0.0.1", 8080, published)[0]
+        connection.close()
+
+
+@isolated
 def test_another_installation_is_never_touched(world: World) -> None:
     net, a = nat_network()
     world.ensure(net, a)

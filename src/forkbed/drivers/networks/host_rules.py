@@ -167,7 +167,7 @@ def _wall(ours: str) -> str:
 		type filter hook forward priority filter; policy accept;
 		oifname @transits goto to_networks
 		iifname . ip saddr @nat accept
-		iifname @transits ct state established,related accept
+		iifname @transits ct state established,related ct status dnat accept
 		iifname @transits drop
 	}}
 	chain input {{

@@ -5,6 +5,7 @@ Every `ensure_…` answers whether it changed anything, and touches nothing that
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -54,7 +55,13 @@ class Links:
 
     def find(self, name: str) -> Link | None:
         """The interface of that name."""
-        return self.all().get(name)
+        try:
+            (message,) = self._netlink.link("get", ifname=name)
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise _translate(error, name, "look at it") from error
+        return _parse(message)
 
     def addresses(self) -> set[IPv4Address]:
         """Every IPv4 address of the namespace."""

@@ -177,5 +177,7 @@ def _publishes_on_loopback(record: Record) -> bool:
 
 
 def _indices() -> dict[str, int]:
+    """The indices of the namespace's own interfaces; called in it."""
     with Links() as links:
-        return {link.name: link.index for link in links.all().values()}
+        found = (links.find(name) for name in (service_rules.INSIDE, service_rules.UPLINK))
+        return {link.name: link.index for link in found if link is not None}

@@ -88,6 +88,8 @@ def _forward(service: ServiceNamespace) -> str:
             service.transit_pool,
         )
     )
+    # Without NAT also connections that began while there was NAT end here.
+    answers = "ct state established,related" + ("" if service.nat else " ct status dnat")
     outwards = f'iifname "{INSIDE}" oifname "{UPLINK}" ip saddr {service.subnet}'
     nat = f"\n\t\t{outwards} ip daddr != {{ {refused} }} accept" if service.nat else ""
     return f"""
@@ -95,7 +97,7 @@ def _forward(service: ServiceNamespace) -> str:
 		type filter hook forward priority filter; policy drop;
 		ct state invalid drop
 		tcp flags syn tcp option maxseg size set rt mtu
-		ct state established,related accept
+		{answers} accept
 		iifname "{UPLINK}" oifname "{INSIDE}" ct status dnat accept{nat}
 	}}"""
 
