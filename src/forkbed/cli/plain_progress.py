@@ -1,4 +1,4 @@
-"""Progress as lines, for logs and pipes: each step when it begins, says something new, and ends."""
+"""Progress as lines, for logs and pipes: each step when it says something new, and when it ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class PlainDisplay:
     def show(self, detail: OperationDetail) -> None:
         """Print what is new about the steps that changed."""
         for entry in detail.journal:
-            if entry.status is StepStatus.ALREADY:
+            if entry.status is StepStatus.ALREADY or (
+                entry.status is StepStatus.STARTED and not entry.message
+            ):
                 continue
             now = (entry.sequence, entry.status)
             is_new = self._shown.get(entry.key) != now

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forkbed import __version__
 from forkbed.api.contract import BODY_LIMIT_BYTES, OCTETS, PREFIX
@@ -43,25 +43,46 @@ def create_app(context: Context) -> FastAPI:
     for module in (systems, operations, images, guests, general):
         app.include_router(module.router, prefix=PREFIX)
     answers.install(app)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyGate)
     app.add_middleware(PeerGate)
     return app
 
 
-class BodyLimit:
-    """Refuses JSON bodies that are too large, or whose size is not told, before anything reads them."""
+class BodyGate:
+    """Refuses JSON bodies that are too large, or whose size is not told, before anything reads them.
+
+    Closes the connection after an answer that came before the whole body: the rest is never read, and a client
+    that goes on sending it would wait for ever.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 411 or 413 with a problem document, or pass the request on."""
-        refusal = _body_refusal(Headers(scope=scope)) if scope["type"] == "http" else None
-        if refusal is None:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_read = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+
+        async def watched_receive() -> Message:
+            nonlocal is_read
+            message = await receive()
+            is_read = is_read or not message.get("more_body", False)
+            return message
+
+        async def watched_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and not is_read:
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        refusal = _body_refusal(headers)
+        if refusal is None:
+            await self._app(scope, watched_receive, watched_send)
         else:
             error, status = refusal
-            await answers.problem_response(error, status)(scope, receive, send)
+            await answers.problem_response(error, status)(scope, watched_receive, watched_send)
 
 
 def _body_refusal(headers: Headers) -> tuple[OperationalError, int] | None:

@@ -51,6 +51,7 @@ async def console_log(
     log = await run_in_threadpool(api.console_log, system, machine, None if follow else tail_bytes)
     if not follow:
         return Response(log, media_type=OCTETS)
+    shared.threads.check_room()
     return StreamingResponse(_follow(shared, system, machine, log, tail_bytes), media_type=OCTETS)
 
 
@@ -101,6 +102,7 @@ async def _serve(
     """Accept, open, carry; a failure at any point is told by an `error` message before the end."""
     await websocket.accept()
     try:
+        context.threads.check_room()
         with context.threads.stream():
             stream = await open_stream()
             try:

@@ -75,6 +75,7 @@ async def operation_events(
     after = -1 if last_event_id is None else last_event_id
     if detail.operation.status.ended and detail.version == after:
         return Response(status_code=204)
+    shared.threads.check_room()
     return stream_response(follow_operation(shared, operation_id, after))
 
 
@@ -96,6 +97,7 @@ async def events(
     """What happened, oldest first. With `Accept: text/event-stream` an endless stream of server-sent events
     whose ids are the events' sequences; Last-Event-ID takes precedence over `after`."""
     if EVENT_STREAM in http.headers.get("accept", ""):
+        shared.threads.check_room()
         start = after if last_event_id is None else last_event_id
         return stream_response(follow_events(shared, start, system))
     found = await run_in_threadpool(api.events, after=after, system=system, limit=limit)

@@ -29,9 +29,8 @@ class StreamThreads:
         self._pool = ThreadPoolExecutor(limit * THREADS_PER_STREAM, thread_name_prefix="stream")
         self.stopping = asyncio.Event()
 
-    @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Count as one stream while inside. Raises BUSY when there are too many."""
+    def check_room(self) -> None:
+        """Raise BUSY when there are too many streams. Asked before an answer begins, when it can still be told."""
         if self._open >= self._limit:
             raise OperationalError(
                 Kind.BUSY,
@@ -39,6 +38,10 @@ class StreamThreads:
                 f"{self._limit} streams are open, which is the limit",
                 "end some exec, console or follow commands and try again",
             )
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Count as one stream while inside."""
         self._open += 1
         try:
             yield
