@@ -152,10 +152,10 @@ def parse_published(text: str) -> frozenset[PublishedPort]:
     for entry in entries:
         if not isinstance(entry, Mapping) or not {"protocol", "host_address", "host_port"} <= entry.keys():
             raise ValueError(f"it lacks protocol, host_address or host_port: {entry!r}")
-        port = PublishedPort(str(entry["protocol"]), str(entry["host_address"]), int(entry["host_port"]))
-        if port.protocol not in ("tcp", "udp") or not 0 < port.host_port < 65536:
+        number = entry["host_port"]
+        if entry["protocol"] not in ("tcp", "udp") or type(number) is not int or not 0 < number < 65536:
             raise ValueError(f"it is no TCP or UDP port: {entry!r}")
-        ports.add(port)
+        ports.add(PublishedPort(entry["protocol"], str(entry["host_address"]), number))
     return frozenset(ports)
 
 

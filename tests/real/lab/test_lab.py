@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
 import socket
+import struct
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -313,3 +317,19 @@ def test_the_library_can_fetch_over_http_through_a_published_port(lab: labs.Lab)
                 assert answer.read() == b"hello from the lab"
         finally:
             publish(lab, [])
+
+
+def test_a_command_in_the_lab_has_the_terminal(lab: labs.Lab) -> None:
+    terminal, inside = pty.openpty()
+    try:
+        script = "test -t 0 && test -t 1 && stty size && exit 6"
+        forkbed = [sys.executable, "-m", "forkbed.cli.main", "lab", "exec", "--name", lab.name]
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+        process = processes.spawn(
+            [*forkbed, "--", "sh", "-c", script], stdin=inside, stdout=inside, stderr=inside, own_session=True
+        )
+        assert process.wait(20) == 6
+        assert os.read(terminal, 4096).split() == [b"33", b"77"]
+    finally:
+        os.close(terminal)
+        os.close(inside)
