@@ -40,7 +40,7 @@ def examine(head: bytes, file_bytes: int) -> ForeignFile | Refusal:
     if head.startswith(b"vhdxfile"):
         return ForeignFile("vhdx")
     if head[64:68] == b"\x7f\x10\xda\xbe":
-        return ForeignFile("vdi")
+        return _vdi(head, file_bytes)
     if head[510:512] == b"\x55\xaa":
         if file_bytes % _SECTOR:
             return Refusal(
@@ -103,6 +103,15 @@ def _qcow2(head: bytes) -> ForeignFile | Refusal:
             "merge them where both are: qemu-img convert -O qcow2 FILE MERGED",
         )
     return ForeignFile("qcow2")
+
+
+def _vdi(head: bytes, file_bytes: int) -> ForeignFile | Refusal:
+    if len(head) >= 0x188:
+        (data_offset,) = struct.unpack_from("<I", head, 0x158)
+        block_bytes, _, _, allocated = struct.unpack_from("<IIII", head, 0x178)
+        if data_offset + block_bytes * allocated <= file_bytes:
+            return ForeignFile("vdi")
+    return Refusal("it is truncated: it ends before its content does", "fetch or copy it again")
 
 
 def _vmdk(head: bytes) -> ForeignFile | Refusal:

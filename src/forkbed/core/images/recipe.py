@@ -64,9 +64,9 @@ def root_key(base: str, recipe: RecipeSpec) -> str:
     return _key("root", base, list(recipe.packages), files, list(recipe.commands))
 
 
-def disk_key(root: str, size_bytes: int) -> str:
-    """The key of the disk of that size with the root file system of key `root`."""
-    return _key("disk", root, size_bytes)
+def disk_key(root: str, size_bytes: int, builder: str) -> str:
+    """The key of the disk of that size with the root file system of key `root`, as `builder` writes disks."""
+    return _key("disk", root, size_bytes, builder)
 
 
 def _key(*parts: object) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -40,6 +40,12 @@ _KERNEL_PACKAGES = {
     KernelFlavour.CLOUD: "linux-image-cloud-amd64",
     KernelFlavour.GENERIC: "linux-image-amd64",
 }
+# What Forkbed itself puts into a built-in base, and what makes a disk of a root file system.
+_BASE_SOURCES = (
+    *("bootstrap.py", "debian.py", "micro.py", "steps/clean.sh"),
+    *("guest", "guest/debian", "guest/micro"),
+)
+_DISK_SOURCES = ("disk.py", "steps/disk.sh")
 _WAIT_S = 0.2
 _TAR_ATTRIBUTES = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
 
@@ -87,7 +93,7 @@ class ImageBuilder:
         below = self._key_below(recipe, base, kernel)
         wanted = root_key(below, recipe)
         size_bytes = recipe.size_bytes or (base.size_bytes if base else _SIZES[recipe.base])
-        key = disk_key(wanted, size_bytes)
+        key = disk_key(wanted, size_bytes, _digest(_DISK_SOURCES))
         known = self._known_disk(key)
         if known is not None:
             progress.tell("built before with the same content")
@@ -106,7 +112,7 @@ class ImageBuilder:
         if base is not None:
             return base.root_key or f"image-{base.id[:32]}"
         assert recipe.base in BUILT_IN_BASES
-        return base_key(recipe.base, kernel, _builder_digest())
+        return base_key(recipe.base, kernel, _digest(_BASE_SOURCES))
 
     def _make_root(
         self, root: RootFileSystem, recipe: RecipeSpec, base: BaseImage | None, below: str, wanted: str
@@ -273,19 +279,15 @@ def _remove_tree(path: Path) -> None:
         processes.run(("rm", "-rf", "--one-file-system", path), timeout_s=300, subject="image build")
 
 
-def _builder_digest() -> str:
-    """Changes with everything that Forkbed itself puts into a built-in base."""
+def _digest(parts: Sequence[str]) -> str:
+    """Changes with every byte of these files of the package, and of the files in these directories."""
     digest = hashlib.sha256()
     package = resources.files("forkbed.drivers.images")
-    sources = [package.joinpath(name) for name in ("bootstrap.py", "debian.py", "disk.py", "micro.py")]
-    sources += [
-        entry
-        for part in ("guest", "guest/debian", "guest/micro", "steps")
-        for entry in package.joinpath(part).iterdir()
-        if entry.is_file()
-    ]
-    for source in sorted(sources, key=lambda entry: entry.name):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    for part in parts:
+        entry = package.joinpath(part)
+        files = [entry] if entry.is_file() else [file for file in entry.iterdir() if file.is_file()]
+        for file in sorted(files, key=lambda file: file.name):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

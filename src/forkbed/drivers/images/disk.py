@@ -13,6 +13,7 @@ from forkbed.ports.progress import Progress
 
 _MIB = 1024 * 1024
 _SMALLEST_BYTES = 32 * _MIB
+_FULL = "Could not allocate"  # mke2fs of a directory that is too large
 
 
 def file_system_uuid(key: str) -> str:
@@ -58,9 +59,19 @@ def make_disk(
             f"take whole MiB, at least {format_size(_SMALLEST_BYTES)}",
         )
     journal_mib = 4 if size_bytes < 1024 * _MIB else 16
-    run_contained(
-        ("sh", guestfiles.step("disk.sh"), root, disk, str(size_bytes), fs_uuid, str(journal_mib)),
-        log=log,
-        subject="disk of the image",
-        progress=progress,
-    )
+    try:
+        run_contained(
+            ("sh", guestfiles.step("disk.sh"), root, disk, str(size_bytes), fs_uuid, str(journal_mib)),
+            log=log,
+            subject="disk of the image",
+            progress=progress,
+        )
+    except OperationalError as error:
+        if not any(_FULL in line for line in error.details):
+            raise
+        raise OperationalError(
+            Kind.INVALID,
+            "image",
+            f"its content does not fit on a disk of {format_size(size_bytes)}",
+            "write a larger `size` in the recipe",
+        ) from error

@@ -61,11 +61,11 @@ def provision(recipe: RecipeSpec, root: RootFileSystem) -> None:
         root.progress.tell(f"installing {len(recipe.packages)} packages")
         root.run(
             ("sh", "-c", _INSTALL, "install", " ".join(_apt_options()), *recipe.packages),
-            subject="packages",
+            subject=f"packages of recipe {recipe.name}",
             with_packages=True,
         )
     if recipe.files:
-        root.place(recipe.files, subject="files")
+        root.place(recipe.files, subject=f"files of recipe {recipe.name}")
     for number, command in enumerate(recipe.commands, 1):
         root.progress.tell(f"running command {number} of {len(recipe.commands)}")
         root.run(

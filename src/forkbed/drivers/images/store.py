@@ -57,8 +57,9 @@ class ImageStore:
         return self._read(path)
 
     def add(self, file: Path, image: StoredImage) -> StoredImage:
-        """Take over `file` (a qcow2 file in the same file system). An image that is there already stays."""
-        if self._path(image.id, "json").exists():
+        """Take over `file` (a qcow2 file in the same file system). A good image that is there already stays."""
+        with suppress(OperationalError):
+            self.file(image.id)
             file.unlink()
             return self.get(image.id)
         os.chown(file, 0, 0)

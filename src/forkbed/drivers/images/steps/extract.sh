@@ -20,7 +20,7 @@ done
 # The largest partition with an ext file system (magic number 0xEF53 in its superblock); else the whole disk.
 best=0
 offset=
-for line in $(sfdisk --json "$work/disk" | sed -n 's/.*"start": *\([0-9]*\), *"size": *\([0-9]*\).*/\1,\2/p') 0,0; do
+for line in $(sfdisk --dump "$work/disk" | sed -n 's/.*start= *\([0-9]*\), size= *\([0-9]*\).*/\1,\2/p') 0,0; do
     start=${line%,*} size=${line#*,}
     magic=$(dd if="$work/disk" bs=1 skip=$((start * 512 + 1080)) count=2 status=none | od -An -tx1 | tr -d ' ')
     if [ "$magic" = 53ef ] && { [ -z "$offset" ] || [ "$size" -gt "$best" ]; }; then
