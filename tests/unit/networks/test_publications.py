@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.core.networks.publications import needs_transit, publications
+from forkbed.core.networks.publications import publications
 from forkbed.core.systems.spec import Protocol, PublishSpec, UplinkKind
 from tests.unit.networks.builders import machine, network
 
@@ -19,8 +19,6 @@ def test_a_port_is_published_through_the_first_nic_only() -> None:
     assert publication.machine_address == IPv4Address("10.1.0.10")
     assert publication.label == "127.0.0.1:8080/tcp"
     assert publications(second, [boss]) == ()
-    assert needs_transit(first, [boss])
-    assert not needs_transit(second, [boss])
 
 
 def test_the_client_is_hidden_where_answers_would_not_come_back_through_the_network() -> None:
@@ -59,7 +57,6 @@ def test_one_port_cannot_be_published_twice(second: str) -> None:
 def test_a_machine_on_a_host_bridge_cannot_publish() -> None:
     net = network(uplink=UplinkKind.BRIDGE, bridge="br0")
     a = machine("a", (net, "10.20.0.10"), publish=(PublishSpec(80, 80),))
-    assert not needs_transit(net, [a])
     with pytest.raises(OperationalError, match="host bridge br0") as error:
         publications(net, [a])
     assert error.value.kind is Kind.INVALID

@@ -47,14 +47,6 @@ class Publication:
         return f"{self.host_address}:{self.host_port}/{self.protocol}"
 
 
-def needs_transit(network: ResolvedNetwork, members: Iterable[ResolvedMachine]) -> bool:
-    """Whether the network needs a /31: it has NAT, or a machine publishes ports through it."""
-    uplink = network.spec.uplink
-    return uplink is UplinkKind.NAT or (
-        uplink is not UplinkKind.BRIDGE and bool(list(_published(network, members)))
-    )
-
-
 def publications(network: ResolvedNetwork, members: Iterable[ResolvedMachine]) -> tuple[Publication, ...]:
     """The ports that are published through `network`, in a fixed order.
 
