@@ -149,7 +149,7 @@ class Effects:
         if seen is None or seen.power not in ALIVE:
             return Effect.ALREADY
         clock = self._host.clock
-        if timeout_s > 0 and seen.power is Power.RUNNING:
+        if timeout_s > 0:
             self._host.hypervisor.shut_down(machine_id)
             deadline = clock.now() + timeout_s
             progress.tell("the guest shuts down")

@@ -107,7 +107,7 @@ class Hypervisor(Protocol):
         """Start from the persistent definition. A FAULT carries the end of QEMU's log and of the console."""
 
     def shut_down(self, machine_id: MachineId) -> Effect:
-        """Ask the guest to shut down (agent, else ACPI); returns at once."""
+        """Ask the guest to shut down (agent, else ACPI); returns at once. A paused guest is resumed to hear it."""
 
     def force_off(self, machine_id: MachineId) -> Effect:
         """End the machine at once, as if its plug was pulled."""

@@ -83,8 +83,9 @@ class SimulatedHypervisor:
             machine = self._find(machine_id)
             name = machine.definition.machine.name
             self._world.call("hypervisor.shut_down", name)
-            if machine.power is not Power.RUNNING:
+            if machine.power not in _ALIVE:
                 return Effect.ALREADY
+            machine.power = Power.RUNNING  # a paused guest is resumed to hear it
             if name not in self._world.stubborn and machine.shuts_down_at is None:
                 machine.shuts_down_at = self._world.clock.now() + self._world.shut_down_s
             return Effect.CHANGED
