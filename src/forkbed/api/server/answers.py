@@ -98,9 +98,22 @@ def install(app: FastAPI) -> None:
             schema = TypeAdapter(ProblemDocument).json_schema(ref_template=_REFERENCE)
             schemas.update(schema.pop("$defs"))
             schemas["ProblemDocument"] = schema
+            for operations in app.openapi_schema["paths"].values():
+                for operation in operations.values():
+                    for parameter in operation.get("parameters", ()):
+                        parameter["schema"] = _not_null(parameter["schema"])
         return cast(dict[str, Any], app.openapi_schema)
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter is left out or has a value: "null" would be the text `null`."""
+    variants = schema.get("anyOf", ())
+    if {"type": "null"} not in variants:
+        return schema
+    (value,) = (variant for variant in variants if variant != {"type": "null"})
+    return {**{name: item for name, item in schema.items() if name != "anyOf"}, **value}
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,11 +22,6 @@ machines (`exec`, `console`) are WebSockets, described in docs/reference/http-ap
 def create_app(context: Context) -> FastAPI:
     """The application on top of `context.controller`."""
 
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        context.threads.close()
-
     app = FastAPI(
         title="Forkbed",
         version=__version__,
@@ -37,7 +29,6 @@ def create_app(context: Context) -> FastAPI:
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
     )
     app.state.context = context
     for module in (systems, operations, images, guests, general):

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
@@ -53,10 +53,10 @@ async def import_image(
     shared: Shared,
     request: Write,
     response: Response,
-    content_length: Annotated[int | None, Header(ge=0)] = None,
 ) -> Operation:
     """Take the body as an image file. It is inspected before anything uses it."""
-    path = await receive_file(http.stream(), shared, expected_bytes=content_length)
+    told = http.headers.get("content-length", "")
+    path = await receive_file(http.stream(), shared, expected_bytes=int(told) if told.isdigit() else None)
     try:
         operation = await run_in_threadpool(api.image_import, path, name, request)
     except BaseException:

@@ -33,7 +33,7 @@ def operations(
     api: Api,
     system: SystemFilter = None,
     active: Annotated[bool, Query(description="Only those that have not ended.")] = False,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="At most so many.")] = 100,
 ) -> Sequence[Operation]:
     """The newest first."""
     return api.operations(system=system, active_only=active, limit=limit)
@@ -91,7 +91,7 @@ async def events(
     shared: Shared,
     system: SystemFilter = None,
     after: Annotated[int, Query(ge=0, lt=2**63, description="Only those with a higher sequence.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="At most so many.")] = 1000,
     last_event_id: LastEventId = None,
 ) -> Response:
     """What happened, oldest first. With `Accept: text/event-stream` an endless stream of server-sent events

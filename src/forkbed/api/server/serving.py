@@ -69,6 +69,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._context.threads.stopping.set()
         await super().shutdown(sockets)
+        self._context.threads.close()
 
 
 def listen(path: Path) -> socket.socket:

@@ -39,7 +39,10 @@ async def write_request(
     ] = None,
     if_match: Annotated[
         str | None,
-        Header(description='The revision that the system must be at, as its ETag: `"3"`; `*` for any.'),
+        Header(
+            description='The revision that the system must be at, as its ETag: `"3"`; `*` for any.',
+            json_schema_extra={"pattern": r'^(\*|"[0-9]{1,9}")$'},
+        ),
     ] = None,
 ) -> Request:
     """The engine's form of a write's headers. Raises INVALID for an If-Match that is no revision."""
