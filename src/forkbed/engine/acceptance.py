@@ -68,13 +68,7 @@ class Acceptance:
         }
         old = before.resolved if before else None
         resolved = resolve_system(parsed.spec, old, self._surroundings(facts, others))
-        changes = diff_systems(
-            system_spec(old) if old else None,
-            parsed.spec,
-            {machine.name: machine.image_id for machine in old.machines} if old else {},
-            {machine.name: machine.image_id for machine in resolved.machines},
-            image_sizes={image.id: image.size_bytes for image in self._host.images.images()},
-        )
+        changes = diff_systems(old, resolved)
         is_new = old is None or resolved != old
         if old is not None and is_new:
             resolved = replace(resolved, revision=old.revision + 1)
@@ -144,16 +138,6 @@ def check_refusals(considered: Considered, options: UpOptions) -> None:
             "`forkbed plan` shows everything that would be done",
             details=tuple(found) if len(found) > 1 else (),
         )
-
-
-def system_spec(system: ResolvedSystem) -> SystemSpec:
-    """What was declared of a system that is resolved."""
-    return SystemSpec(
-        name=system.name,
-        networks=tuple(network.spec for network in system.networks),
-        machines=tuple(machine.spec for machine in system.machines),
-        labels=system.labels,
-    )
 
 
 def describe_changes(changes: tuple[ChangeView, ...]) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """What would become different in a system, and what that takes: nothing, a restart, or the loss of data?
 
-Pure. Compares what was declared before with what is declared now, value by value, for people. The planner decides
-from digests what is done; this says beforehand what that will mean, by the same rules:
+Pure. Compares two revisions, value by value, for people. The planner decides from digests what is done; this says
+beforehand what that will mean, and a test holds the two together:
 
 - live: labels, publish, setup, ready, checks, after, restart, a network's uplink and IPv6
-- restart: shape, NICs, volumes added or grown, all that comes with the seed; a subnet or host bridge for all on it
+- restart: shape, NICs, an address that moves, volumes added or grown, all that comes with the seed; a subnet or
+  host bridge for all on it
 - destroy: an image's other content, a volume that shrinks or goes, a machine that goes
 """
 
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import zip_longest
 
-from forkbed.base.ids import ImageId
 from forkbed.base.units import format_size
 from forkbed.core.systems.spec import (
     FileSpec,
@@ -26,17 +26,18 @@ from forkbed.core.systems.spec import (
     ProbeKind,
     ProbeSpec,
     PublishSpec,
+    ResolvedMachine,
+    ResolvedSystem,
+    ResolvedVolume,
     SecretSpec,
     SetupSpec,
     SetupWhen,
-    SystemSpec,
     UplinkKind,
     UserSpec,
 )
 
 LIVE, RESTART, DESTROY = "", "restart", "destroy"
 _RANK = {LIVE: 0, RESTART: 1, DESTROY: 2}
-_AS_IMAGE = "as large as the image"
 
 
 class ChangeKind(StrEnum):
@@ -68,23 +69,12 @@ class ChangeView:
     loses: tuple[str, ...] = ()  # what data would be gone: "boss/data (2 GiB)"
 
 
-def diff_systems(
-    old: SystemSpec | None,
-    new: SystemSpec,
-    old_images: Mapping[str, ImageId],
-    new_images: Mapping[str, ImageId],
-    *,
-    image_sizes: Mapping[ImageId, int] | None = None,
-) -> tuple[ChangeView, ...]:
+def diff_systems(old: ResolvedSystem | None, new: ResolvedSystem) -> tuple[ChangeView, ...]:
     """Every network and machine with what becomes of it: the system, networks, machines, then what goes.
 
-    `old_images` and `new_images` map a machine's name to the content of its image, `image_sizes` (bytes) tells
-    how large a root volume is whose size is not declared; where that is unknown a root volume that loses its
-    declared size counts as shrunk.
+    `new` is resolved against `old`, so that what is kept of a system has its id in both.
     """
-    before = old or SystemSpec(new.name, (), ())
-    differ = _Differ(before, new, old_images, new_images, image_sizes or {})
-    return tuple(differ.changes())
+    return tuple(_changes(old, new))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,101 +88,75 @@ class _Found:
     loses: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Differ:
-    old: SystemSpec
-    new: SystemSpec
-    old_images: Mapping[str, ImageId]
-    new_images: Mapping[str, ImageId]
-    image_sizes: Mapping[ImageId, int]
+def _changes(old: ResolvedSystem | None, new: ResolvedSystem) -> Iterator[ChangeView]:
+    labels = list(_by_key("labels", dict(old.labels) if old else {}, dict(new.labels), LIVE))
+    if labels:
+        yield _view(f"system {new.name}", labels)
+    old_networks = {network.spec.name: network.spec for network in old.networks} if old else {}
+    old_machines = {machine.name: machine for machine in old.machines} if old else {}
+    moved: dict[str, list[_Found]] = {}  # by network: what its machines have to restart for
+    for network in (resolved.spec for resolved in new.networks):
+        subject = f"network {network.name}"
+        was = old_networks.pop(network.name, None)
+        if was is None:
+            yield ChangeView(ChangeKind.CREATE, subject, _network_fields(network))
+            continue
+        found = list(_network(was, network))
+        moved[network.name] = [item for item in found if item.needs == RESTART]
+        yield _view(subject, found)
+    for machine in new.machines:
+        had = old_machines.pop(machine.name, None)
+        yield (
+            _created(machine)
+            if had is None
+            else _view(f"machine {machine.name}", _machine(had, machine, moved))
+        )
+    for gone in old_networks:
+        yield ChangeView(ChangeKind.REMOVE, f"network {gone}")
+    for machine in old_machines.values():
+        loses = tuple(_lost(machine, volume) for volume in machine.volumes)
+        yield ChangeView(ChangeKind.REMOVE, f"machine {machine.name}", needs=DESTROY, loses=loses)
 
-    def changes(self) -> Iterator[ChangeView]:
-        labels = list(_by_key("labels", dict(self.old.labels), dict(self.new.labels), LIVE))
-        if labels:
-            yield _view(f"system {self.new.name}", labels)
-        old_networks = {network.name: network for network in self.old.networks}
-        old_machines = {machine.name: machine for machine in self.old.machines}
-        moved: dict[str, list[_Found]] = {}
-        for network in self.new.networks:
-            subject = f"network {network.name}"
-            was = old_networks.pop(network.name, None)
-            if was is None:
-                fields = tuple(FieldChange(*item) for item in _network_fields(network))
-                yield ChangeView(ChangeKind.CREATE, subject, fields)
-                continue
-            found = list(_network(was, network))
-            moved[network.name] = [item for item in found if item.needs == RESTART]
-            yield _view(subject, found)
-        for machine in self.new.machines:
-            had = old_machines.pop(machine.name, None)
-            yield self._created(machine) if had is None else self._compared(had, machine, moved)
-        for gone in old_networks:
-            yield ChangeView(ChangeKind.REMOVE, f"network {gone}")
-        for machine in old_machines.values():
-            loses = (
-                self._root_lost(machine),
-                *(_lost(machine.name, v.name, v.size_bytes) for v in machine.volumes),
-            )
-            yield ChangeView(ChangeKind.REMOVE, f"machine {machine.name}", needs=DESTROY, loses=loses)
 
-    def _created(self, machine: MachineSpec) -> ChangeView:
-        fields = [
-            FieldChange("image", "", self._image(machine, self.new_images)),
-            FieldChange("cpus", "", str(machine.cpus)),
-            FieldChange("memory", "", format_size(machine.memory_bytes)),
-        ]
-        fields += [
-            FieldChange(f"volumes.{v.name}.size", "", format_size(v.size_bytes)) for v in machine.volumes
-        ]
-        fields += [FieldChange("nics", "", _nic(nic)) for nic in machine.nics]
-        fields += [FieldChange("publish", "", _publish(item)) for item in machine.publish]
-        return ChangeView(ChangeKind.CREATE, f"machine {machine.name}", tuple(fields))
+def _created(machine: ResolvedMachine) -> ChangeView:
+    spec = machine.spec
+    fields = [
+        FieldChange("image", "", _image(machine)),
+        FieldChange("cpus", "", str(spec.cpus)),
+        FieldChange("memory", "", format_size(spec.memory_bytes)),
+    ]
+    fields += [FieldChange(f"volumes.{v.name}.size", "", format_size(v.size_bytes)) for v in spec.volumes]
+    fields += [FieldChange("nics", "", _nic(nic)) for nic in spec.nics]
+    fields += [FieldChange("publish", "", _publish(item)) for item in spec.publish]
+    return ChangeView(ChangeKind.CREATE, f"machine {machine.name}", tuple(fields))
 
-    def _compared(
-        self, old: MachineSpec, new: MachineSpec, moved: Mapping[str, Sequence[_Found]]
-    ) -> ChangeView:
-        found = [*self._root(old, new), *_volumes(old, new)]
-        if old != new:
-            found += _shape(old, new)
-            found += _seed(old, new)
-            found += _live(old, new)
-        for name in dict.fromkeys(nic.network for nic in new.nics):
-            found += [
-                _Found(f"networks.{name}.{item.field}", item.old, item.new, RESTART)
-                for item in moved.get(name, ())
-            ]
-        return _view(f"machine {new.name}", found)
 
-    def _root(self, old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
-        """Image and root volume: a root volume lives on only with the same content and at least its size."""
-        was, now = self.old_images.get(old.name), self.new_images.get(new.name)
-        lost = (self._root_lost(old),)
-        if was != now or old.image != new.image:
-            needs, gone = (DESTROY, lost) if was != now else (LIVE, ())
-            yield _Found(
-                "image", self._image(old, self.old_images), self._image(new, self.new_images), needs, gone
-            )
-        if old.root_size_bytes == new.root_size_bytes:
-            return
-        if was != now:  # the new content gets a new root volume of whatever size
-            yield _Found("root", _root_size(old), _root_size(new), LIVE)
-            return
-        size = None if was is None else self.image_sizes.get(was)
-        before, after = old.root_size_bytes or size, new.root_size_bytes or size
-        if before == after and before is not None:
-            return
-        shrinks = after < before if before is not None and after is not None else new.root_size_bytes is None
-        needs, gone = (DESTROY, lost) if shrinks else (RESTART, ())
-        yield _Found("root", _root_size(old), _root_size(new), needs, gone)
+def _machine(
+    old: ResolvedMachine, new: ResolvedMachine, moved: Mapping[str, Sequence[_Found]]
+) -> Iterator[_Found]:
+    yield from _root(old, new)
+    yield from _volumes(old, new)
+    yield from _shape(old.spec, new.spec)
+    yield from _seed(old.spec, new.spec)
+    yield from _live(old.spec, new.spec)
+    for name in dict.fromkeys(nic.network for nic in new.spec.nics):
+        for item in moved.get(name, ()):
+            yield _Found(f"networks.{name}.{item.field}", item.old, item.new, RESTART)
+    for index, (was, now) in enumerate(zip(old.nics, new.nics, strict=False)):
+        if old.spec.nics[index] == new.spec.nics[index]:  # else it is told already
+            yield from _value(f"nics[{index}].address", str(was.address), str(now.address), RESTART)
 
-    def _root_lost(self, machine: MachineSpec) -> str:
-        image = self.old_images.get(machine.name)
-        size = machine.root_size_bytes or (self.image_sizes.get(image) if image is not None else None)
-        return _lost(machine.name, "root", size)
 
-    def _image(self, machine: MachineSpec, images: Mapping[str, ImageId]) -> str:
-        image = images.get(machine.name)
-        return machine.image if image is None else f"{machine.image} ({image[:12]})"
+def _root(old: ResolvedMachine, new: ResolvedMachine) -> Iterator[_Found]:
+    was, now = old.volumes[0], new.volumes[0]
+    kept = was.id == now.id
+    needs, loses = (RESTART, ()) if kept else (DESTROY, (_lost(old, was),))
+    if old.image_id != new.image_id:
+        yield _Found("image", _image(old), _image(new), needs, loses)
+    else:
+        yield from _value("image", old.spec.image, new.spec.image, LIVE)
+    if was.size_bytes != now.size_bytes:
+        yield _Found("root", *_sizes(was.size_bytes, now.size_bytes), needs, loses)
 
 
 def _view(subject: str, found: Iterable[_Found]) -> ChangeView:
@@ -208,12 +172,12 @@ def _view(subject: str, found: Iterable[_Found]) -> ChangeView:
     )
 
 
-def _network_fields(network: NetworkSpec) -> list[tuple[str, str, str]]:
-    return [
-        ("subnet", "", str(network.subnet)),
-        ("uplink", "", _uplink(network)),
-        ("ipv6", "", str(network.ipv6)),
-    ]
+def _network_fields(network: NetworkSpec) -> tuple[FieldChange, ...]:
+    return (
+        FieldChange("subnet", "", str(network.subnet)),
+        FieldChange("uplink", "", _uplink(network)),
+        FieldChange("ipv6", "", str(network.ipv6)),
+    )
 
 
 def _network(old: NetworkSpec, new: NetworkSpec) -> Iterator[_Found]:
@@ -224,29 +188,23 @@ def _network(old: NetworkSpec, new: NetworkSpec) -> Iterator[_Found]:
     yield from _value("ipv6", str(old.ipv6), str(new.ipv6), LIVE)
 
 
-def _volumes(old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
-    before = {volume.name: volume for volume in old.volumes}
-    for volume in new.volumes:
+def _volumes(old: ResolvedMachine, new: ResolvedMachine) -> Iterator[_Found]:
+    before = {volume.name: volume for volume in old.volumes[1:]}
+    for volume in new.volumes[1:]:
         field = f"volumes.{volume.name}"
         was = before.pop(volume.name, None)
-        size = format_size(volume.size_bytes)
         if was is None:
-            yield _Found(f"{field}.size", "", size, RESTART)
+            yield _Found(f"{field}.size", "", format_size(volume.size_bytes), RESTART)
             continue
         if was.size_bytes != volume.size_bytes:
-            shrinks = volume.size_bytes < was.size_bytes
-            loses = (_lost(old.name, was.name, was.size_bytes),) if shrinks else ()
-            needs = DESTROY if shrinks else RESTART
+            needs, loses = (RESTART, ()) if was.id == volume.id else (DESTROY, (_lost(old, was),))
             yield _Found(f"{field}.size", *_sizes(was.size_bytes, volume.size_bytes), needs, loses)
         yield from _value(f"{field}.mount", was.mount, volume.mount, RESTART)
         yield from _value(f"{field}.filesystem", was.filesystem, volume.filesystem, RESTART)
     for gone in before.values():
-        size = format_size(gone.size_bytes)
-        yield _Found(
-            f"volumes.{gone.name}", size, "", DESTROY, (_lost(old.name, gone.name, gone.size_bytes),)
-        )
-    kept = [volume.name for volume in old.volumes if volume.name not in before]
-    order = [volume.name for volume in new.volumes if volume.name in kept]
+        yield _Found(f"volumes.{gone.name}", format_size(gone.size_bytes), "", DESTROY, (_lost(old, gone),))
+    kept = [volume.name for volume in old.volumes[1:] if volume.name not in before]
+    order = [volume.name for volume in new.volumes[1:] if volume.name in kept]
     yield from _value("volumes", ", ".join(kept), ", ".join(order), RESTART)
 
 
@@ -374,15 +332,15 @@ def _digested(text: str) -> str:
     return f"{len(text.splitlines())} lines, {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _root_size(machine: MachineSpec) -> str:
-    return _AS_IMAGE if machine.root_size_bytes is None else format_size(machine.root_size_bytes)
-
-
 def _sizes(old_bytes: int, new_bytes: int) -> tuple[str, str]:
     """Both sizes, exact to the byte where rounding would make them look the same."""
     old, new = format_size(old_bytes), format_size(new_bytes)
     return (f"{old_bytes} B", f"{new_bytes} B") if old == new and old_bytes != new_bytes else (old, new)
 
 
-def _lost(machine: str, volume: str, size_bytes: int | None) -> str:
-    return f"{machine}/{volume}" + ("" if size_bytes is None else f" ({format_size(size_bytes)})")
+def _image(machine: ResolvedMachine) -> str:
+    return f"{machine.spec.image} ({machine.image_id[:12]})"
+
+
+def _lost(machine: ResolvedMachine, volume: ResolvedVolume) -> str:
+    return f"{machine.name}/{volume.name} ({format_size(volume.size_bytes)})"

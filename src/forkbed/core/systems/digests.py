@@ -68,8 +68,8 @@ def seed_digest(system: ResolvedSystem, machine: ResolvedMachine) -> str:
 
 def definition_digest(system: ResolvedSystem, machine: ResolvedMachine) -> str:
     """Of all that a start of the machine fixes: shape, disks, NICs and the seed it boots from."""
-    bridges = [
-        network.spec.bridge if network.spec.uplink is UplinkKind.BRIDGE else ""
+    wires = [  # the subnet's length too: a guest learns it when it asks for its address
+        (network.spec.bridge if network.spec.uplink is UplinkKind.BRIDGE else "", network.spec.subnet)
         for network in (system.network(nic.network_id) for nic in machine.nics)
     ]
     return _digest(
@@ -80,7 +80,7 @@ def definition_digest(system: ResolvedSystem, machine: ResolvedMachine) -> str:
         machine.spec.memory_bytes,
         machine.image_id,
         machine.nics,
-        bridges,
+        wires,
         [(volume.id, volume.name, volume.size_bytes) for volume in machine.volumes],
         seed_digest(system, machine),
     )
