@@ -47,12 +47,14 @@ def check_system(spec: SystemSpec, unread: Unread | None = None) -> list[Problem
 
 def check_images(spec: SystemSpec, images: Mapping[str, int]) -> list[Problem]:
     """What is wrong with the images that the machines name; `images` maps each known reference to its size in bytes."""
+    sizes = {reference: images.get(reference) for reference in {machine.image for machine in spec.machines}}
+    known = sorted(images) if None in sizes.values() else []  # looked up once: each look may be slow
     problems = []
     for machine in spec.machines:
         path = ("machines", machine.name)
-        size_bytes = images.get(machine.image)
+        size_bytes = sizes[machine.image]
         if size_bytes is None:
-            right = suggest(machine.image, sorted(images)) or "build or import it first"
+            right = suggest(machine.image, known) or "build or import it first"
             problems.append(Problem((*path, "image"), f"there is no image {quoted(machine.image)}", right))
         elif machine.root_size_bytes is not None and machine.root_size_bytes < size_bytes:
             wrong = (
