@@ -15,7 +15,6 @@ from forkbed.api.server.peers import Peer
 from forkbed.api.server.threads import StreamThreads
 from tests.unit.api.fake import FakeController
 
-
 _ROUTES = [
     ("post", "/v1/plans"),
     ("post", "/v1/systems"),

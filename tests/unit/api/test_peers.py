@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import json
 import os
 import socket as sockets
@@ -8,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from forkbed.api.server import peers
 from forkbed.api.server.peers import Peer, PeerGate, may_ask, peer_of
 
 
@@ -20,17 +20,17 @@ def test_the_kernel_tells_who_the_peer_is() -> None:
 
 
 def test_root_and_the_servers_own_account_may_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers.os, "geteuid", lambda: 1234)
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
     assert may_ask(Peer(0, 0, "root"))
     assert may_ask(Peer(1234, 1234, "server"))
     assert not may_ask(Peer(65534, 65534, "nobody"))
 
 
 def test_members_of_the_group_may_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    group = peers.grp.struct_group(("forkbed", "x", 4242, []))
-    monkeypatch.setattr(peers.grp, "getgrnam", lambda _name: group)
+    group = grp.struct_group(("forkbed", "x", 4242, []))
+    monkeypatch.setattr(grp, "getgrnam", lambda _name: group)
     monkeypatch.setattr(
-        peers.os, "getgrouplist", lambda account, gid: [gid, 4242] if account == "member" else [gid]
+        os, "getgrouplist", lambda account, gid: [gid, 4242] if account == "member" else [gid]
     )
     assert may_ask(Peer(1000, 4242, "primary"))
     assert may_ask(Peer(1000, 1000, "member"))

@@ -168,7 +168,7 @@ def connect(transport: Transport, path: str, subject: str) -> GuestConnection:
             max_size=MESSAGE_LIMIT_BYTES,
             max_queue=8,
             proxy=None,
-        )
+        ).__enter__()  # `GuestConnection` closes it
     except InvalidStatus as error:
         raise _refusal(error, subject) from error
     except (OSError, InvalidHandshake, InvalidMessage) as error:

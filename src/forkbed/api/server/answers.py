@@ -94,11 +94,12 @@ def install(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schemas = generate()["components"]["schemas"]
+            document = generate()
+            schemas = document["components"]["schemas"]
             schema = TypeAdapter(ProblemDocument).json_schema(ref_template=_REFERENCE)
             schemas.update(schema.pop("$defs"))
             schemas["ProblemDocument"] = schema
-            for operations in app.openapi_schema["paths"].values():
+            for operations in document["paths"].values():
                 for operation in operations.values():
                     for parameter in operation.get("parameters", ()):
                         parameter["schema"] = _not_null(parameter["schema"])

@@ -119,7 +119,6 @@ class ConsoleBridge:
 
 async def bridge(websocket: WebSocket, stream: GuestStream, threads: StreamThreads) -> None:
     """Carry bytes until either end has gone. Raises what the guest's side raised."""
-    await websocket.send_bytes(pack_control("opened", via=stream.via, notice=stream.notice))
     await _Bridge(websocket, stream, threads).run()
 
 
@@ -132,7 +131,9 @@ class _Bridge:
         self._granted_bytes = 0
 
     async def run(self) -> None:
-        await self._grant(INPUT_WINDOW_BYTES)
+        await self._grant(INPUT_WINDOW_BYTES)  # first: whoever hears `opened` may write
+        opened = pack_control("opened", via=self._stream.via, notice=self._stream.notice)
+        await self._websocket.send_bytes(opened)
         output = asyncio.create_task(self._send_output())
         messages = asyncio.create_task(self._take_messages())
         writer = asyncio.create_task(self._write_input())
