@@ -97,9 +97,11 @@ def _mode(value: object) -> int:
 
 def _owner(value: object) -> str:
     text = text_of(value)
-    name = r"[a-z_][a-z0-9_-]{0,31}"
+    name = r"([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9})"
     if not re.fullmatch(f"{name}(:{name})?", text):
-        raise refuse(f"{quoted(text)} is not an owner", "`user` or `user:group`, such as `root:root`")
+        raise refuse(
+            f"{quoted(text)} is not an owner", "`user` or `user:group`, such as `root:root`, or their numbers"
+        )
     return text if ":" in text else f"{text}:{text}"
 
 

@@ -233,7 +233,7 @@ class File(Strict):
     mode: FileMode = Field(
         0o644, description='Octal mode, such as "0644".', json_schema_extra={"default": "0644"}
     )
-    owner: Owner = Field("root:root", description="`user` or `user:group`; must exist in the guest.")
+    owner: Owner = Field("root:root", description="`user` or `user:group`; both must exist in the guest.")
 
     @model_validator(mode="after")
     def _one_origin(self) -> File:
@@ -251,7 +251,7 @@ class Secret(Strict):
     mode: FileMode = Field(
         0o600, description='Octal mode, such as "0600".', json_schema_extra={"default": "0600"}
     )
-    owner: Owner = Field("root:root", description="`user` or `user:group`; must exist in the guest.")
+    owner: Owner = Field("root:root", description="`user` or `user:group`; both must exist in the guest.")
 
 
 class Key(Shorthand):
@@ -422,7 +422,9 @@ class Machine(Strict):
         (), description="Machines that must be ready before this one starts; it stops before them."
     )
     ready: tuple[Probe, ...] = Field((), description="When the machine counts as ready: all must pass.")
-    checks: tuple[Probe, ...] = Field((), description="Asked of the running machine, and after changes.")
+    checks: tuple[Probe, ...] = Field(
+        (), description="What holds when the machine does its work; `up` waits for `ready` only."
+    )
     restart: RestartPolicy = Field(
         RestartPolicy.ALWAYS, description="Whether to start it again when it stopped by itself."
     )

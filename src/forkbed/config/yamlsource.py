@@ -206,7 +206,7 @@ class _Builder:
                     raise self._refusal(event, "a second document begins here", "keep one document in a file")
             elif kind is StreamEndEvent:
                 break
-        if self._root is None:
+        if self._root is None or (isinstance(self._root, Scalar) and self._root.text is None):
             raise _refusal(self._file_name, 0, 0, "the file is empty", "")
         return self._root
 
@@ -220,7 +220,10 @@ class _Builder:
             self._key(text, plain=event.implicit[0], place=(mark.line, mark.column))
             return
         plain_nothing = event.implicit[0] and text in _NO_VALUE
-        node = Scalar(mark.line, mark.column, None if plain_nothing else text, _NODE_COST + len(text))
+        # Nothing at all is marked where the parser noticed, perhaps past the end of the file.
+        place = self._stack[-1].node if plain_nothing and not text and self._stack else None
+        line, column = (mark.line, mark.column) if place is None else (place.line, place.column)
+        node = Scalar(line, column, None if plain_nothing else text, _NODE_COST + len(text))
         if event.anchor is not None:
             self._anchors[event.anchor] = node
         self._add(node)

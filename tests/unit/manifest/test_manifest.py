@@ -204,7 +204,7 @@ def test_a_secret_is_told_apart_only_with_the_key() -> None:
         ("files: [{path: /x, content: y, mode: 0999}]",
          'files[0].mode: `0999` is not a file mode; octal digits, such as "0644"'),
         ("files: [{path: /x, content: y, owner: 'a b'}]",
-         "files[0].owner: `a b` is not an owner; `user` or `user:group`, such as `root:root`"),
+         "files[0].owner: `a b` is not an owner; `user` or `user:group`, such as `root:root`, or their numbers"),
         ("files: [{path: /x, source: gone}]",
          "files[0].source: there is no file `gone` that can be read; "
          "the path is relative to the manifest's directory"),

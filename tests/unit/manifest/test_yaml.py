@@ -75,6 +75,10 @@ def test_places(path: tuple[str | int, ...], on_key: bool, place: tuple[int, int
     assert positions.locate(path, on_key=on_key) == place
 
 
+def test_an_entry_without_a_value_has_the_place_of_its_list() -> None:
+    assert read_yaml("a:\n  - x\n  -\n#", "f").positions.locate(("a", 1)) == (2, 3)
+
+
 def test_a_repeated_key_is_a_problem_and_the_rest_is_read() -> None:
     source = read_yaml("a:\n  - b: 1\n    b: 2\nc: 3\nc: 4\n", "f.yaml")
     assert [problem.render("f") for problem in source.problems] == [
@@ -89,6 +93,7 @@ def test_a_repeated_key_is_a_problem_and_the_rest_is_read() -> None:
     [
         ("", "f.yaml:1:1: the file is empty"),
         ("# nothing\n", "f.yaml:1:1: the file is empty"),
+        ("---\n#", "f.yaml:1:1: the file is empty"),
         ("a:\n\tb: 1\n", "f.yaml:2:1: a tab cannot indent; use spaces"),
         ("a: @b\n", "f.yaml:1:4: a value cannot begin with `@`; put the value in quotes"),
         ("a: b: c\n", "f.yaml:1:5: a `:` is not expected here; check the indentation, or put the value in quotes"),
