@@ -123,23 +123,21 @@ def _takes_files(command: str, before: list[str]) -> bool:
 
 
 def _subcommands(command: str) -> Iterable[str]:
-    app = _app(command)
-    return [name for name in app if not name.startswith("-")]
+    from forkbed.cli.main import make_app
+
+    return [name for name in make_app(command)[command] if not name.startswith("-")]
 
 
 def _options(before: list[str]) -> Iterable[str]:
-    app = _app(before[0])
+    from forkbed.cli.main import make_app
+
+    root = make_app(before[0])
+    app = root[before[0]]
     if len(before) > 1 and before[1] in app:
         app = app[before[1]]
     return [
         name
-        for argument in app.assemble_argument_collection()
+        for argument in app.assemble_argument_collection(default_parameter=root.default_parameter)
         for name in argument.names
         if name.startswith("--")
     ]
-
-
-def _app(command: str):  # type: ignore[no-untyped-def]
-    from forkbed.cli.main import make_app
-
-    return make_app(command)[command]

@@ -104,9 +104,10 @@ def _run(invocation: Invocation) -> int:
             invocation.tokens, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
-        command = " ".join(["forkbed", *(error.command_chain or ())])
+        words = error.command_chain or ()
+        command = " ".join(("forkbed", *words))
         raise OperationalError(
-            Kind.INVALID, command, _one_line(str(error)), f"see `{command} --help`"
+            Kind.INVALID, command if words else "", _one_line(str(error)), f"see `{command} --help`"
         ) from error
     sys.stdout.flush()
     return result if isinstance(result, int) else 0

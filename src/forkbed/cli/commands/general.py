@@ -20,7 +20,9 @@ def gc(
 ) -> None:
     """Remove what bears this installation's id and belongs to no system.
 
+    ```
     forkbed gc --dry-run
+    ```
     """
     with current().client() as client:
         report = client.garbage(dry_run=dry_run)
@@ -40,8 +42,10 @@ def gc(
 def version() -> None:
     """Print the versions of this command and, if one answers, of the server.
 
+    ```
     forkbed version
     forkbed version --json
+    ```
     """
     server: dict[str, object] | None = None
     try:
@@ -63,9 +67,11 @@ def version() -> None:
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Print the script that makes a shell complete commands, options and names of systems.
 
+    ```
     forkbed completion bash >/etc/bash_completion.d/forkbed
     forkbed completion zsh >"${fpath[1]}/_forkbed"
     forkbed completion fish >~/.config/fish/completions/forkbed.fish
+    ```
     """
     from forkbed.cli.completing import SCRIPTS
 

@@ -32,8 +32,10 @@ def list_operations(
 ) -> None:
     """List operations, the newest first.
 
+    ```
     forkbed operations
     forkbed operations list --active --system boss-ops
+    ```
     """
     with current().client() as client:
         found = client.operations(system=system, active_only=active, limit=limit)
@@ -66,8 +68,10 @@ def show(
 ) -> None:
     """Show what was asked, by whom, and each step on the host with its outcome.
 
+    ```
     forkbed operations show 8kq2vx
     forkbed operations show 8kq2vx --follow
+    ```
     """
     with current().client() as client:
         detail = client.operation(operation)
@@ -84,7 +88,9 @@ def show(
 def cancel(operation: str, /) -> None:
     """Ask an operation to stop at the next point where stopping harms nothing.
 
+    ```
     forkbed operations cancel 8kq2vx
+    ```
     """
     with current().client() as client:
         cancelled = client.cancel(operation)
@@ -101,8 +107,10 @@ def events(
 ) -> None:
     """Show what happened, oldest first. Under `--json` with `--follow`, one line of JSON for each event.
 
+    ```
     forkbed events --tail 20
     forkbed events --system boss-ops --follow
+    ```
     """
     with current().client() as client:
         found = list(_all_events(client, after, system))

@@ -19,8 +19,10 @@ NoWait = Annotated[bool, Parameter(name="--no-wait", help="Only start the operat
 def start(target: Target, /, *, no_wait: NoWait = False) -> int:
     """Start a system or a machine, and wait until it is ready.
 
+    ```
     forkbed start boss-ops
     forkbed start boss-ops/boss
+    ```
     """
     return _power(target, PowerAction.START, no_wait=no_wait)
 
@@ -28,8 +30,10 @@ def start(target: Target, /, *, no_wait: NoWait = False) -> int:
 def stop(target: Target, /, *, force: Force = False, no_wait: NoWait = False) -> int:
     """Shut a system or a machine down. It stays down until it is started.
 
+    ```
     forkbed stop boss-ops/boss
     forkbed stop boss-ops --force
+    ```
     """
     return _power(target, PowerAction.STOP, force=force, no_wait=no_wait)
 
@@ -37,7 +41,9 @@ def stop(target: Target, /, *, force: Force = False, no_wait: NoWait = False) ->
 def restart(target: Target, /, *, force: Force = False, no_wait: NoWait = False) -> int:
     """Shut a system or a machine down and start it again, with what was changed meanwhile.
 
+    ```
     forkbed restart boss-ops/boss
+    ```
     """
     return _power(target, PowerAction.RESTART, force=force, no_wait=no_wait)
 
@@ -45,7 +51,9 @@ def restart(target: Target, /, *, force: Force = False, no_wait: NoWait = False)
 def pause(target: Target, /, *, no_wait: NoWait = False) -> int:
     """Freeze a system or a machine in memory; it does not notice.
 
+    ```
     forkbed pause boss-ops
+    ```
     """
     return _power(target, PowerAction.PAUSE, no_wait=no_wait)
 
@@ -53,7 +61,9 @@ def pause(target: Target, /, *, no_wait: NoWait = False) -> int:
 def resume(target: Target, /, *, no_wait: NoWait = False) -> int:
     """Let what was paused go on.
 
+    ```
     forkbed resume boss-ops
+    ```
     """
     return _power(target, PowerAction.RESUME, no_wait=no_wait)
 

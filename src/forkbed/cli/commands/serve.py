@@ -115,8 +115,10 @@ def _only_server(socket: Path) -> Iterator[None]:
         file.truncate()
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _detach(settings: Settings, *, simulate: bool) -> int:

@@ -91,8 +91,10 @@ def down(
 ) -> int:
     """Shut a system's machines down; its disks stay, unless with `--delete`.
 
+    ```
     forkbed down boss-ops
     forkbed down boss-ops --delete
+    ```
     """
     with current().client() as client:
         operation = client.down(system_name(system), delete=delete, if_match=if_revision)
@@ -102,8 +104,10 @@ def down(
 def list_systems() -> None:
     """List the systems of this installation.
 
+    ```
     forkbed list
     forkbed list --json
+    ```
     """
     with current().client() as client:
         found = client.systems()
@@ -152,8 +156,10 @@ def show(
 def history(system: str, /) -> None:
     """List every accepted manifest of a system, who accepted it, and what it changed.
 
+    ```
     forkbed history boss-ops
     forkbed show boss-ops --revision 1
+    ```
     """
     with current().client() as client:
         found = client.history(system_name(system))
