@@ -37,8 +37,10 @@ def write_boot_configuration(root: Path, fs_uuid: str, kernel_arguments: str) ->
     configuration = root / "boot/extlinux/extlinux.conf"
     configuration.unlink(missing_ok=True)
     lines = (
+        "SERIAL 0 115200",  # what it complains of is in the machine's log then
         "DEFAULT linux",
         "PROMPT 0",
+        "NOESCAPE 1",
         "LABEL linux",
         "  LINUX /vmlinuz",
         "  INITRD /initrd.img",

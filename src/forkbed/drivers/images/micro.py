@@ -40,8 +40,11 @@ _PROGRAMS = (
     "usr/sbin/dropbear",
     "usr/sbin/qemu-ga",
 )
-# What finds the root disk, in the initramfs; the rest is loaded by name later.
-_BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "isofs")
+# Loaded by the initramfs; those that a kernel has built in are passed over. The rest is loaded by name later.
+_BOOT_MODULES = (
+    *("virtio_pci", "virtio_blk", "crc32c_generic", "ext4"),
+    *("virtio_net", "virtio_console", "virtio_rng", "isofs"),
+)
 _LATER_MODULES = ("button", "evdev", "virtio_balloon", "dummy", "veth", "8021q", "vfat", "overlay")
 _FILES = (
     SEED_APPLY,

@@ -17,6 +17,11 @@ mke2fs -q -F -t ext4 -b 4096 -i 16384 -m 1 -J "size=$journal" -U "$uuid" -L fork
     "$disk" "$(((size - start) / 1024))k"
 mkdir -p "$disk.mount"
 mount -t ext4 -o "loop,offset=$start,noatime" "$disk" "$disk.mount"
+# mke2fs leaves holes where a file has zeros, and extlinux cannot load a file with holes: write them out, in place.
+for file in "$disk.mount"/boot/vmlinuz* "$disk.mount"/boot/initrd*; do
+    [ -f "$file" ] && [ ! -L "$file" ] || continue
+    dd if="$file" of="$file" bs=1M conv=notrunc status=none
+done
 said=$(extlinux --install "$disk.mount/boot/extlinux" 2>&1) || { echo "$said" >&2; exit 1; }
 umount "$disk.mount"
 rmdir "$disk.mount"
