@@ -24,9 +24,9 @@ from forkbed.config.fields import (
     text_of,
 )
 from forkbed.config.problems import ManifestInvalid
+from forkbed.core.images.bundle import RecipeBundle
 from forkbed.core.images.recipe import BUILT_IN_BASES, KernelFlavour, RecipeFile, RecipeSpec
 from forkbed.core.images.reference import parse_reference
-from forkbed.ports.images import RecipeBundle
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~-]+)?")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from forkbed.base.ids import ImageId
+from forkbed.core.images.bundle import RecipeBundle as RecipeBundle
 from forkbed.ports.progress import Progress
 
 
@@ -41,15 +42,6 @@ class TagMove:
     account: str
     image_id: ImageId
     before: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeBundle:
-    """A recipe as text with the local files it names, by their path as written."""
-
-    file_name: str
-    text: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class ImageLibrary(Protocol):

@@ -17,9 +17,9 @@ from forkbed.config.manifest import parse_manifest
 from forkbed.config.manifest_model import Manifest
 from forkbed.config.recipe import RecipeDocument, parse_recipe
 from forkbed.config.schema import MANIFEST_EXAMPLE, RECIPE_EXAMPLE, json_schema
+from forkbed.core.images.bundle import RecipeBundle
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.spec import SystemSpec
-from forkbed.ports.images import RecipeBundle
 from tests.unit.manifest.specs import systems
 
 ROOT = Path(__file__).parents[3]
