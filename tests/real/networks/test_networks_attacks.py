@@ -14,7 +14,7 @@ from forkbed.core.networks.addresses import derive_mac
 from forkbed.core.systems.spec import Ipv6Policy
 from tests.real.networks.world import (
     LAST,
-    Guest,
+    Peer,
     Port,
     World,
     address_bytes,
@@ -42,12 +42,12 @@ IPV4, ARP, IPV6, VLAN, QINQ, RARP, EXPERIMENTAL = 0x0800, 0x0806, 0x86DD, 0x8100
 REQUEST, REPLY = 1, 2
 SOLICIT, ADVERTISE, ROUTER_ADVERTISE, REDIRECT, ECHO = 135, 136, 134, 137, 128
 
-Attack = Callable[[Guest, Guest, bytes], bytes]
+Attack = Callable[[Peer, Peer, bytes], bytes]
 """The frame that the first guest sends to harm the second one, with the marker in it."""
 
 
-def link_local(guest: Guest) -> str:
-    octets = bytes.fromhex(guest.nic.mac.replace(":", ""))
+def link_local(guest: Peer) -> str:
+    octets = bytes.fromhex(guest.mac.replace(":", ""))
     tail = bytes([octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]]).hex()
     return "fe80::" + ":".join(tail[i : i + 4] for i in range(0, 16, 4))
 
@@ -58,86 +58,86 @@ def datagram(source: str, marker: bytes, source_port: int = 7777, target_port: i
 
 def tagged(kind: int, tag: int) -> Attack:
     return lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, kind, struct.pack("!HH", tag, IPV4) + datagram(a.address, m)
+        a.mac, EVERYBODY, kind, struct.pack("!HH", tag, IPV4) + datagram(a.address, m)
     )
 
 
-def neighbour(a: Guest, kind: int, source: str, target: str, marker: bytes) -> bytes:
+def neighbour(a: Peer, kind: int, source: str, target: str, marker: bytes) -> bytes:
     """A neighbour discovery message about `target`, from `source` to all nodes."""
     body = bytes(4) + address_bytes(target) + marker
     return ethernet(
-        a.nic.mac, ALL_NODES_MAC, IPV6, ipv6(source, ALL_NODES, 58, icmpv6(source, ALL_NODES, kind, body))
+        a.mac, ALL_NODES_MAC, IPV6, ipv6(source, ALL_NODES, 58, icmpv6(source, ALL_NODES, kind, body))
     )
 
 
-def ipv6_message(a: Guest, source: str, kind: int, marker: bytes, target: str = ALL_NODES) -> bytes:
+def ipv6_message(a: Peer, source: str, kind: int, marker: bytes, target: str = ALL_NODES) -> bytes:
     message = icmpv6(source, target, kind, bytes(12) + marker)
-    return ethernet(a.nic.mac, ALL_NODES_MAC, IPV6, ipv6(source, target, 58, message))
+    return ethernet(a.mac, ALL_NODES_MAC, IPV6, ipv6(source, target, 58, message))
 
 
 ETHERNET: Mapping[str, Attack] = {
-    "another's MAC": lambda a, b, m: ethernet(b.nic.mac, EVERYBODY, IPV4, datagram(a.address, m)),
-    "another's MAC and address": lambda a, b, m: ethernet(b.nic.mac, EVERYBODY, IPV4, datagram(b.address, m)),
+    "another's MAC": lambda a, b, m: ethernet(b.mac, EVERYBODY, IPV4, datagram(a.address, m)),
+    "another's MAC and address": lambda a, b, m: ethernet(b.mac, EVERYBODY, IPV4, datagram(b.address, m)),
     "an unknown MAC": lambda a, b, m: ethernet("02:00:00:99:99:99", EVERYBODY, IPV4, datagram(a.address, m)),
     "a VLAN tag": tagged(VLAN, 5),
     "a priority tag": tagged(VLAN, 0x2000),
     "a service tag": tagged(QINQ, 5),
     "two tags": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, VLAN, struct.pack("!HHHH", 5, VLAN, 6, IPV4) + datagram(a.address, m)
+        a.mac, EVERYBODY, VLAN, struct.pack("!HHHH", 5, VLAN, 6, IPV4) + datagram(a.address, m)
     ),
     "spanning tree": lambda a, b, m: ethernet(
-        a.nic.mac, "01:80:c2:00:00:00", 38, b"\x42\x42\x03" + bytes(35) + m
+        a.mac, "01:80:c2:00:00:00", 38, b"\x42\x42\x03" + bytes(35) + m
     ),
-    "another protocol": lambda a, b, m: ethernet(a.nic.mac, EVERYBODY, EXPERIMENTAL, m),
+    "another protocol": lambda a, b, m: ethernet(a.mac, EVERYBODY, EXPERIMENTAL, m),
 }
 ADDRESSES: Mapping[str, Attack] = {
-    "another's address": lambda a, b, m: ethernet(a.nic.mac, EVERYBODY, IPV4, datagram(b.address, m)),
-    "the gateway's address": lambda a, b, m: ethernet(a.nic.mac, EVERYBODY, IPV4, datagram(GATEWAY, m)),
-    "an unused address": lambda a, b, m: ethernet(a.nic.mac, EVERYBODY, IPV4, datagram("10.20.0.77", m)),
-    "no address": lambda a, b, m: ethernet(a.nic.mac, EVERYBODY, IPV4, datagram("0.0.0.0", m)),
+    "another's address": lambda a, b, m: ethernet(a.mac, EVERYBODY, IPV4, datagram(b.address, m)),
+    "the gateway's address": lambda a, b, m: ethernet(a.mac, EVERYBODY, IPV4, datagram(GATEWAY, m)),
+    "an unused address": lambda a, b, m: ethernet(a.mac, EVERYBODY, IPV4, datagram("10.20.0.77", m)),
+    "no address": lambda a, b, m: ethernet(a.mac, EVERYBODY, IPV4, datagram("0.0.0.0", m)),
     "ARP: I am the gateway": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, ARP, arp(REPLY, (a.nic.mac, GATEWAY), (b.nic.mac, b.address)) + m
+        a.mac, EVERYBODY, ARP, arp(REPLY, (a.mac, GATEWAY), (b.mac, b.address)) + m
     ),
     "ARP: I, another, ask": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, ARP, arp(REQUEST, (a.nic.mac, b.address), (EVERYBODY, GATEWAY)) + m
+        a.mac, EVERYBODY, ARP, arp(REQUEST, (a.mac, b.address), (EVERYBODY, GATEWAY)) + m
     ),
     "ARP: my address is at another's MAC": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, ARP, arp(REPLY, (b.nic.mac, a.address), (EVERYBODY, GATEWAY)) + m
+        a.mac, EVERYBODY, ARP, arp(REPLY, (b.mac, a.address), (EVERYBODY, GATEWAY)) + m
     ),
     "ARP: a probe for another's address": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, ARP, arp(REQUEST, (a.nic.mac, "0.0.0.0"), (EVERYBODY, b.address)) + m
+        a.mac, EVERYBODY, ARP, arp(REQUEST, (a.mac, "0.0.0.0"), (EVERYBODY, b.address)) + m
     ),
     "ARP: another operation": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, ARP, arp(9, (a.nic.mac, a.address), (EVERYBODY, GATEWAY)) + m
+        a.mac, EVERYBODY, ARP, arp(9, (a.mac, a.address), (EVERYBODY, GATEWAY)) + m
     ),
     "reverse ARP": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, RARP, arp(4, (a.nic.mac, a.address), (EVERYBODY, GATEWAY)) + m
+        a.mac, EVERYBODY, RARP, arp(4, (a.mac, a.address), (EVERYBODY, GATEWAY)) + m
     ),
 }
 DHCP: Mapping[str, Attack] = {
     "an offer": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(67, 68, dhcp(2, b.nic.mac, m)))
+        a.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(67, 68, dhcp(2, b.mac, m)))
     ),
     "an offer from another port": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(1067, 68, dhcp(2, b.nic.mac, m)))
+        a.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(1067, 68, dhcp(2, b.mac, m)))
     ),
     "what a relay sends": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(67, 67, dhcp(1, a.nic.mac, m)))
+        a.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(67, 67, dhcp(1, a.mac, m)))
     ),
     "a request for another": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, IPV4, ipv4("0.0.0.0", BROADCAST, 17, udp(68, 67, dhcp(1, b.nic.mac, m)))
+        a.mac, EVERYBODY, IPV4, ipv4("0.0.0.0", BROADCAST, 17, udp(68, 67, dhcp(1, b.mac, m)))
     ),
     "a request for another from the own address": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(68, 67, dhcp(1, b.nic.mac, m)))
+        a.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(68, 67, dhcp(1, b.mac, m)))
     ),
     "a relayed request": lambda a, b, m: ethernet(
-        a.nic.mac,
+        a.mac,
         EVERYBODY,
         IPV4,
-        ipv4("0.0.0.0", BROADCAST, 17, udp(68, 67, dhcp(1, a.nic.mac, m, relay=b.address))),
+        ipv4("0.0.0.0", BROADCAST, 17, udp(68, 67, dhcp(1, a.mac, m, relay=b.address))),
     ),
     "a request in small pieces": lambda a, b, m: ethernet(
-        a.nic.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(68, 67, m.ljust(24, b"\0")), 0x2000)
+        a.mac, EVERYBODY, IPV4, ipv4(a.address, BROADCAST, 17, udp(68, 67, m.ljust(24, b"\0")), 0x2000)
     ),
 }
 ANY_IPV6: Mapping[str, Attack] = {
@@ -148,7 +148,7 @@ ANY_IPV6: Mapping[str, Attack] = {
 FOREIGN_IPV6: Mapping[str, Attack] = {
     "a router advertisement": ANY_IPV6["a router advertisement"],
     "a router advertisement behind an extension header": lambda a, b, m: ethernet(
-        a.nic.mac,
+        a.mac,
         ALL_NODES_MAC,
         IPV6,
         ipv6(
@@ -160,7 +160,7 @@ FOREIGN_IPV6: Mapping[str, Attack] = {
         ),
     ),
     "a router advertisement in pieces": lambda a, b, m: ethernet(
-        a.nic.mac,
+        a.mac,
         ALL_NODES_MAC,
         IPV6,
         ipv6(
@@ -179,7 +179,7 @@ FOREIGN_IPV6: Mapping[str, Attack] = {
     "I am at another's address": lambda a, b, m: neighbour(a, ADVERTISE, link_local(a), link_local(b), m),
     "a claim to another's address": lambda a, b, m: neighbour(a, SOLICIT, "::", link_local(b), m),
     "a DHCPv6 answer": lambda a, b, m: ethernet(
-        a.nic.mac, ALL_NODES_MAC, IPV6, ipv6(link_local(a), ALL_NODES, 17, udp(547, 546, m))
+        a.mac, ALL_NODES_MAC, IPV6, ipv6(link_local(a), ALL_NODES, 17, udp(547, 546, m))
     ),
 }
 
@@ -251,7 +251,7 @@ def test_what_a_guest_needs_passes(world: World) -> None:
     world.ensure(net, first, second)
     a, b = world.plug(net, first, second)
     sender, witnesses = a.port(), [b.port(), packet_port(Path(world.networks.namespace(net)), "eth0")]
-    own, mac = link_local(a), a.nic.mac
+    own, mac = link_local(a), a.mac
     frames: Mapping[str, Callable[[bytes], bytes]] = {
         "a datagram": lambda m: ethernet(mac, EVERYBODY, IPV4, datagram(a.address, m)),
         "an ARP request": lambda m: ethernet(
@@ -290,11 +290,11 @@ def test_a_guest_hears_only_what_is_for_it(world: World) -> None:
     eavesdropper = c.port()
     # The bridge has not learned where this MAC is, so it sends the frame to every port.
     unknown = "02:00:00:12:34:56"
-    a.port().send(ethernet(a.nic.mac, unknown, IPV4, datagram(a.address, b"secret-1")))
+    a.port().send(ethernet(a.mac, unknown, IPV4, datagram(a.address, b"secret-1")))
     a.port().send(beacon(a, EVERYBODY, BROADCAST, LAST))
     assert not eavesdropper.sees_before(b"secret-1", LAST)
     world.drop_rules(net)
-    a.port().send(ethernet(a.nic.mac, unknown, IPV4, datagram(a.address, b"secret-2")))
+    a.port().send(ethernet(a.mac, unknown, IPV4, datagram(a.address, b"secret-2")))
     assert eavesdropper.sees(b"secret-2")
 
 
@@ -332,7 +332,7 @@ def test_two_systems_with_the_same_subnet_and_macs_do_not_hear_each_other(world:
     for net, members in zip(nets, machines, strict=True):
         world.ensure(net, *members, system=f"system-{net.id}")
     (a1, b1), (a2, b2) = (world.plug(net, *members) for net, members in zip(nets, machines, strict=True))
-    assert (a1.nic.mac, a1.nic.address) == (a2.nic.mac, a2.nic.address)
+    assert (a1.mac, a1.nic.address) == (a2.mac, a2.nic.address)
     gateways = [Path(world.networks.namespace(net)) for net in nets]
     assert a1.ping(b1.address) and a2.ping(b2.address) and a1.ping(GATEWAY) and a2.ping(GATEWAY)
     others = [a2.port(), b2.port(), packet_port(gateways[1], "eth0")]

@@ -251,7 +251,7 @@ def test_two_systems_alike_publish_side_by_side(world: World) -> None:
     for net, member in zip(nets, machines, strict=True):
         world.ensure(net, member, system=str(net.id))
         guests += world.plug(net, member)
-    assert guests[0].nic.mac == guests[1].nic.mac
+    assert guests[0].mac == guests[1].mac
     for guest in guests:
         guest.route()
     with listener(guests[0].path, 80) as first, listener(guests[1].path, 80) as second:
@@ -345,7 +345,7 @@ def test_a_guest_on_a_host_bridge_is_filtered_there(world: World) -> None:
 
     def sent(guest: Guest, address: str, *, mac: str = "") -> bytes:
         frame = ipv4(address, broadcast, 17, udp(7, 7, b"hello-out"))
-        return ethernet(mac or guest.nic.mac, everybody, 0x0800, frame)
+        return ethernet(mac or guest.mac, everybody, 0x0800, frame)
 
     def passes(guest: Guest, frame: bytes) -> bool:
         witness.drain()
@@ -357,26 +357,26 @@ def test_a_guest_on_a_host_bridge_is_filtered_there(world: World) -> None:
     assert passes(b, sent(b, "10.20.0.77")), "its address comes from outside"
     for guest, frame in (
         (a, sent(a, "10.20.0.77")),
-        (a, sent(a, "10.20.0.10", mac=b.nic.mac)),
+        (a, sent(a, "10.20.0.10", mac=b.mac)),
         (b, sent(b, "10.20.0.10")),
         (b, sent(b, GATEWAY)),
         (b, sent(b, "192.0.2.1")),
         (
             b,
             ethernet(
-                b.nic.mac,
+                b.mac,
                 everybody,
                 0x0806,
-                arp(2, (b.nic.mac, GATEWAY), (everybody, GATEWAY)) + b"hello-out",
+                arp(2, (b.mac, GATEWAY), (everybody, GATEWAY)) + b"hello-out",
             ),
         ),
         (
             b,
             ethernet(
-                b.nic.mac,
+                b.mac,
                 everybody,
                 0x0800,
-                ipv4("10.20.0.77", broadcast, 17, udp(67, 68, dhcp(2, b.nic.mac, b"hello-out"))),
+                ipv4("10.20.0.77", broadcast, 17, udp(67, 68, dhcp(2, b.mac, b"hello-out"))),
             ),
         ),
     ):

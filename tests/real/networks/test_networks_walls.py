@@ -65,7 +65,7 @@ def is_heard(service: socket.socket, content: bytes, timeout_s: float) -> bool:
 
 def to_host(guest: Guest, target_mac: str, content: bytes) -> bytes:
     datagram = ipv4(guest.address, HOST_ADDRESS, 17, udp(7777, 9999, content))
-    return ethernet(guest.nic.mac, target_mac, IPV4, datagram)
+    return ethernet(guest.mac, target_mac, IPV4, datagram)
 
 
 @isolated
@@ -119,7 +119,7 @@ def test_the_host_neither_hears_nor_tells_guests_anything_by_ipv6_or_arp(world: 
 
     def is_reached(service: socket.socket, content: bytes) -> bool:
         datagram = ipv6("fe80::aaaa", own, 17, udp6("fe80::aaaa", own, content))
-        a.port().send(ethernet(a.nic.mac, "01:80:c2:00:00:0e", IPV6, datagram))
+        a.port().send(ethernet(a.mac, "01:80:c2:00:00:0e", IPV6, datagram))
         return is_heard(service, content, NEVER_S)
 
     def is_told() -> bool:
@@ -216,13 +216,13 @@ def test_without_uplink_nothing_new_leaves(world: World) -> None:
         assert not udp_reaches(a.path, WORLD_ADDRESS, 53, datagrams, 0.5)[0]
         assert not a.ping(WORLD_ADDRESS)
         # A segment of a connection that does not exist begins none.
-        gateway_mac = "02" + a.nic.mac[2:8] + ":14:00:01"
+        gateway_mac = "02" + a.mac[2:8] + ":14:00:01"
         witness = packet_port(WORLD, "host")
         segment = (
             (4321).to_bytes(2, "big") + (80).to_bytes(2, "big") + bytes(8) + b"\x50\x10\xff\xff" + bytes(4)
         )
         a.port().send(
-            ethernet(a.nic.mac, gateway_mac, IPV4, ipv4(a.address, WORLD_ADDRESS, 6, segment + b"stray"))
+            ethernet(a.mac, gateway_mac, IPV4, ipv4(a.address, WORLD_ADDRESS, 6, segment + b"stray"))
         )
         assert not witness.sees(b"stray", NEVER_S)
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import structlog
@@ -124,6 +125,16 @@ class Port:
         raise AssertionError(f"the frame that must arrive did not: {last!r}")
 
 
+class Peer(Protocol):
+    """What an attack knows of a guest, fake or real."""
+
+    @property
+    def mac(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+
 class Guest:
     """A fake machine's NIC: a namespace with `eth0`, whose other end on the host has the tap's name."""
 
@@ -146,6 +157,10 @@ class Guest:
     @property
     def address(self) -> str:
         return str(self.nic.address)
+
+    @property
+    def mac(self) -> str:
+        return self.nic.mac
 
     def route(self, gateway: str = "10.20.0.1") -> None:
         run(f"ip -n {self.name} route replace default via {gateway}")
@@ -391,11 +406,9 @@ def dhcp(operation: int, client_mac: str, marker: bytes, relay: str = "0.0.0.0")
     )
 
 
-def beacon(guest: Guest, target_mac: str, target: str, marker: bytes) -> bytes:
+def beacon(guest: Peer, target_mac: str, target: str, marker: bytes) -> bytes:
     """A frame that the guest may send: a datagram from its own MAC and address."""
-    return ethernet(
-        guest.nic.mac, target_mac, 0x0800, ipv4(guest.address, target, 17, udp(7777, 7777, marker))
-    )
+    return ethernet(guest.mac, target_mac, 0x0800, ipv4(guest.address, target, 17, udp(7777, 7777, marker)))
 
 
 def every_frame_dropped(
