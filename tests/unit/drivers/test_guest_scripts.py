@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers.guests import scripts
+from forkbed.drivers.guests.trailer import StatusTrailer, status_mark
 
 SHELLS = [["/bin/sh", "-c"], ["busybox", "sh", "-c"], ["bash", "-c"]]
 HARD_WORDS = [
@@ -53,7 +54,7 @@ def test_words_arrive_exactly(shell: list[str], tmp_path: Path) -> None:
     ]
     script = scripts.command_script([*argv, *HARD_WORDS], "root", "t")
     done = run(shell, script_in(tmp_path, script))
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, status_mark("t") + b"0\n")
     assert done.stdout.split(b"\0") == [os.fsencode(word) for word in HARD_WORDS]
     assert list(tmp_path.iterdir()) == []
 
@@ -78,7 +79,39 @@ def test_quoting_is_undone_by_a_posix_reader(words: list[str]) -> None:
     ],
 )
 def test_status(shell: list[str], argv: list[str], status: int, tmp_path: Path) -> None:
-    assert run(shell, script_in(tmp_path, scripts.command_script(argv, "root", "t"))).returncode == status
+    done = run(shell, script_in(tmp_path, scripts.command_script(argv, "root", "t")))
+    assert done.returncode == status
+    trailer = StatusTrailer("t")
+    assert b"forkbed-status" not in trailer.pass_on(done.stderr)
+    assert trailer.status == status
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=["sh", "busybox", "bash"])
+def test_an_interrupt_in_a_terminal_is_told_as_a_status(shell: list[str], tmp_path: Path) -> None:
+    script = scripts.command_script(["sh", "-c", "kill -INT 0; sleep 5"], "root", "t", terminal=True)
+    done = subprocess.run([*shell, script_in(tmp_path, script)], timeout=10, start_new_session=True)
+    assert done.returncode == 128 + signal.SIGINT
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40), st.lists(st.integers(1, 60), max_size=20))
+def test_the_status_is_taken_out_however_the_stream_is_cut(
+    before: bytes, after: bytes, cuts: list[int]
+) -> None:
+    stream = before + status_mark("t0k") + b"143\n" + after
+    trailer = StatusTrailer("t0k")
+    passed = b""
+    for length in [*cuts, len(stream)]:
+        passed += trailer.pass_on(stream[:length])
+        stream = stream[length:]
+    assert passed + trailer.rest() == before + after
+    assert trailer.status == 143
+
+
+@given(st.lists(st.binary(max_size=20) | st.just(status_mark("other") + b"1\n")))
+def test_nothing_else_is_taken_out(pieces: list[bytes]) -> None:
+    trailer = StatusTrailer("t0k")
+    assert b"".join(map(trailer.pass_on, pieces)) + trailer.rest() == b"".join(pieces)
+    assert trailer.status is None
 
 
 @pytest.mark.parametrize("words", [HARD_WORDS])
@@ -86,7 +119,7 @@ def test_another_user_gets_the_same_words(words: list[str], tmp_path: Path) -> N
     argv = ["python3", "-c", "import os,sys; print(os.getuid()); print(ascii(sys.argv[1:]))", *words]
     tmp_path.chmod(0o755)
     done = run(["sh", "-c"], script_in(tmp_path, scripts.command_script(argv, "nobody", "t")))
-    assert done.stderr == b""
+    assert done.stderr == status_mark("t") + b"0\n"
     uid, arrived = done.stdout.decode().splitlines()
     assert uid == "65534"
     assert arrived == ascii(words)

@@ -29,7 +29,7 @@ _POLL_S = 0.05
 _FIRST_PING_AFTER_S = 5.0
 _PING_EVERY_S = 2.0
 _SSH_HEAD_START_S = 15.0  # an agent is often up before ssh, which is preferred
-_GREETING_TRIES = 3
+_COMMAND_CONNECT_TIMEOUT_S = 3.0
 _KEPT_BYTES = 4096
 
 Place = tuple[str, str]  # a network namespace's path, and the guest's address in it
@@ -189,6 +189,7 @@ class RealGuests:
         return None
 
     def _target(self, address: GuestAddress) -> SshTarget:
+        """Where to reach the guest by ssh. UNREACHABLE, sooner than ssh would notice, if nothing greets there."""
         machine = address.machine
         places = self._places(address)
         if not places:
@@ -196,9 +197,13 @@ class RealGuests:
                 Kind.UNREACHABLE, f"machine {machine.name}", "it has no network, so ssh cannot reach it"
             )
         place = self._answering.get(machine.id)
-        if place not in places:
-            place = places[0]
-            if len(places) > 1 and not self._ssh.is_connected(machine.id):
-                found = (self._find_greeting(address, _CONNECT_TIMEOUT_S * 5) for _ in range(_GREETING_TRIES))
-                place = next((answering for answering in found if answering is not None), place)
+        if place not in places or not self._ssh.is_connected(machine.id):
+            place = self._find_greeting(address, _COMMAND_CONNECT_TIMEOUT_S)
+        if place is None:
+            raise OperationalError(
+                Kind.UNREACHABLE,
+                f"machine {machine.name}",
+                f"ssh: no server answers at {', '.join(host for _, host in places)}",
+                "`forkbed console` shows what the guest is doing",
+            )
         return self._ssh.target(machine.id, machine.instance_id, machine.name, place)

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Sequence
 
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.drivers.guests.trailer import status_mark
 
 DIRECTORY = "/run/forkbed/commands"
 _ROOT = "root"
@@ -34,13 +35,22 @@ def quoted(argv: Sequence[str]) -> str:
     return line
 
 
-def command_script(argv: Sequence[str], user: str, token: str) -> str:
-    """Run the words as the user and end with their status, or 128 + signal. Recorded under `token`."""
+def command_script(argv: Sequence[str], user: str, token: str, *, terminal: bool = False) -> str:
+    """Run the words as the user and end with their status, or 128 + signal. Recorded under `token`.
+
+    Without a terminal they run in a session of their own, so that all they start can be ended together, and the
+    status is told on standard error as well (see `trailer`). With one they stay in its session, which ends with it.
+    """
     record = f"{DIRECTORY}/{token}"
+    inner = f"echo $$ >{record}; {_as_user(argv, user)}"
+    session = "" if terminal else "setsid "
     lines = [
-        f"mkdir -p {DIRECTORY} && echo $$ >{record}",
-        f"({_as_user(argv, user)})",
-        f"status=$?; rm -f {record}; exit $status",
+        f"mkdir -p {DIRECTORY}",
+        "trap : INT QUIT",  # typed into a terminal they are for the command; this shell tells how it ended
+        # In a child, so that `setsid` need not fork one of its own and lose the status.
+        f"(exec {session}/bin/sh -c {shlex.quote(inner)})",
+        f"status=$?; rm -f {record}",
+        "exit $status" if terminal else f"printf '\\000{_mark(token)}%d\\n' $status >&2; exit $status",
     ]
     return _posix_shell("\n".join(lines))
 
@@ -102,8 +112,19 @@ def _as_user(argv: Sequence[str], user: str) -> str:
     command = f"exec {quoted(argv)}"
     if user == _ROOT:
         return command
-    inner = f'cd "$HOME" 2>/dev/null; {command}'
-    return f"exec su -s /bin/sh -c {shlex.quote(inner)} {shlex.quote(user)}"
+    inner = shlex.quote(f'cd "$HOME" 2>/dev/null; {command}')
+    name = shlex.quote(user)
+    # Debian's `su -c` would leave the session, and with it the terminal; busybox knows only this one.
+    return (
+        "if command -v runuser >/dev/null; "
+        f"then exec runuser -s /bin/sh --session-command {inner} {name}; "
+        f"else exec su -s /bin/sh -c {inner} {name}; fi"
+    )
+
+
+def _mark(token: str) -> str:
+    """The status's mark as `printf` takes it, after its first byte."""
+    return status_mark(token)[1:].decode()
 
 
 def _posix_shell(text: str) -> str:

@@ -2,6 +2,10 @@
 
 The kept connection is a process of its own that outlives the controller; a later one finds it by its socket. It
 makes a command in a guest cost a few milliseconds instead of a whole handshake.
+
+A connection carries one command at a time. OpenSSH's server would take several, but dropbear closes a command that
+begins while another one ends, without its output or status (measured: up to 9 of 16 at once). So a command that
+finds the kept connection taken gets one of its own, which ends with it.
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from forkbed.base.errors import OperationalError
@@ -21,6 +27,7 @@ from forkbed.drivers.guests import scripts
 from forkbed.drivers.guests.keys import KeyStore
 from forkbed.drivers.guests.ssh_channel import SshChannel
 from forkbed.drivers.guests.ssh_command import SshTarget, connection_failure, ssh_argv
+from forkbed.drivers.guests.trailer import StatusTrailer
 from forkbed.ports.guests import CommandRequest
 
 _CONNECT_TIMEOUT_S = 15.0
@@ -36,8 +43,12 @@ class SshAccess:
         self._keys = keys
         self._directory = runtime_dir / "ssh"
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = threading.Lock()
         self._locks: defaultdict[MachineId, threading.Lock] = defaultdict(threading.Lock)
-        self._masters: dict[MachineId, processes.Process] = {}
+        self._taken: defaultdict[MachineId, set[int]] = defaultdict(
+            set
+        )  # connections in use; 0 is the kept one
+        self._masters: dict[Path, processes.Process] = {}  # by the connection's socket
 
     def target(self, machine_id: MachineId, instance_id: str, name: str, place: tuple[str, str]) -> SshTarget:
         """The guest at `place`, a namespace's path and an address in it."""
@@ -49,16 +60,16 @@ class SshAccess:
             instance_id=instance_id,
             key=self._keys.login_key_path,
             known_hosts=self._keys.known_hosts_path(instance_id),
-            control=self._control(machine_id),
+            control=self._control(machine_id, 0),
         )
 
     def is_connected(self, machine_id: MachineId) -> bool:
         """Whether there is a kept connection; it may be stale for some seconds after the guest went away."""
-        return _answers(self._control(machine_id))
+        return _answers(self._control(machine_id, 0))
 
     def connect(self, machine_id: MachineId, target: SshTarget) -> None:
-        """Make the kept connection unless it is there. UNREACHABLE, or FAULT if the guest refuses us."""
-        with self._locks[machine_id]:
+        """Make the target's connection unless it is there. UNREACHABLE, or FAULT if the guest refuses us."""
+        with self._locks[machine_id]:  # one handshake at a time: a server may turn away more
             if _answers(target.control):
                 return
             target.control.unlink(missing_ok=True)
@@ -69,47 +80,79 @@ class SshAccess:
                 self._await(master, target, log)
             finally:
                 log.unlink(missing_ok=True)
-            self._masters[machine_id] = master
+            self._masters[target.control] = master
 
     def open(self, machine_id: MachineId, target: SshTarget, request: CommandRequest) -> SshChannel:
-        """Start a command over the kept connection, or over one of its own where the guest allows no more on it."""
+        """Start a command. UNREACHABLE, or FAULT if the guest refuses us."""
         token = secrets.token_hex(8)
         if request.argv:
-            script = scripts.command_script(request.argv, request.user, token)
+            script = scripts.command_script(
+                request.argv, request.user, token, terminal=request.terminal is not None
+            )
         else:
             script = scripts.shell_script(request.user)
-        self.connect(machine_id, target)
+        number = self._take(machine_id)
+        target = replace(target, control=self._control(machine_id, number))
         log = self._log()
-        terminal = "-T" if request.terminal is None else "-tt"
-        return SshChannel(
-            processes.in_network_namespace(target.namespace, (*ssh_argv(target, terminal, log=log), script)),
-            target,
-            log=log,
-            terminal=request.terminal,
-            end=lambda: self._end(target, token),
-        )
+        try:
+            self.connect(machine_id, target)
+            options = "-T" if request.terminal is None else "-tt"
+            argv = (*ssh_argv(target, options, log=log), script)
+            return SshChannel(
+                processes.in_network_namespace(target.namespace, argv),
+                target,
+                log=log,
+                trailer=StatusTrailer(token),
+                terminal=request.terminal,
+                end=lambda: self._end(target, token),
+                released=lambda: self._release(machine_id, number),
+            )
+        except BaseException:
+            self._release(machine_id, number)
+            raise
 
     def retire(self, machine_id: MachineId) -> None:
-        """Let new commands take a new connection; those that run keep the old one."""
-        self._control_command(machine_id, "stop")
+        """Let new commands take a new connection; one that runs keeps the old one."""
+        with self._locks[machine_id]:
+            self._control_command(self._control(machine_id, 0), "stop")
 
     def forget(self, machine_id: MachineId) -> None:
-        """End the kept connection and every command that runs over it."""
-        self._control_command(machine_id, "exit")
-        master = self._masters.pop(machine_id, None)
+        """End every connection to the machine, and every command that runs over them."""
+        with self._locks[machine_id]:
+            kept = self._control(machine_id, 0)
+            for control in [kept, *self._directory.glob(f"{kept.name}-*")]:
+                self._close(control)
+
+    def _take(self, machine_id: MachineId) -> int:
+        with self._lock:
+            taken = self._taken[machine_id]
+            number = next(number for number in count() if number not in taken)
+            taken.add(number)
+            return number
+
+    def _release(self, machine_id: MachineId, number: int) -> None:
+        if number > 0:
+            self._close(self._control(machine_id, number))
+        with self._lock:
+            self._taken[machine_id].discard(number)
+
+    def _close(self, control: Path) -> None:
+        self._control_command(control, "exit")
+        master = self._masters.pop(control, None)
         if master is not None:
             processes.kill_group(master)
 
-    def _control_command(self, machine_id: MachineId, command: str) -> None:
-        control = self._control(machine_id)
-        with self._locks[machine_id]:
-            if _answers(control):
-                argv = ("ssh", "-F", "none", "-O", command, "-o", f"ControlPath={control}", "any")
-                processes.run(argv, timeout_s=_END_TIMEOUT_S, accept=None)
-            control.unlink(missing_ok=True)
+    def _control_command(self, control: Path, command: str) -> None:
+        if _answers(control):
+            argv = ("ssh", "-F", "none", "-O", command, "-o", f"ControlPath={control}", "any")
+            processes.run(argv, timeout_s=_END_TIMEOUT_S, accept=None)
+        control.unlink(missing_ok=True)
 
     def _end(self, target: SshTarget, token: str) -> None:
-        """End a command in the guest. If the guest cannot be reached there is nothing more we can do."""
+        """End a command in the guest. If the guest cannot be reached there is nothing more we can do.
+
+        The connection ends too: the next command on it could begin while this one is still ending.
+        """
         log = self._log()
         argv = (*ssh_argv(target, "-T", log=log), scripts.end_script(token))
         try:
@@ -120,6 +163,7 @@ class SshAccess:
             pass
         finally:
             log.unlink(missing_ok=True)
+            self._close(target.control)
 
     def _await(self, master: processes.Process, target: SshTarget, log: Path) -> None:
         deadline = time.monotonic() + _CONNECT_TIMEOUT_S
@@ -132,8 +176,9 @@ class SshAccess:
                 raise connection_failure(target, (*processes.last_lines(_content(log)), waited))
             time.sleep(_POLL_S)
 
-    def _control(self, machine_id: MachineId) -> Path:
-        return self._directory / hashlib.sha256(machine_id.encode()).hexdigest()[:12]
+    def _control(self, machine_id: MachineId, number: int) -> Path:
+        name = hashlib.sha256(machine_id.encode()).hexdigest()[:12]
+        return self._directory / (f"{name}-{number}" if number else name)
 
     def _log(self) -> Path:
         return self._directory / f"{secrets.token_hex(6)}.log"

@@ -15,22 +15,28 @@ import struct
 import termios
 import threading
 import time
-import tty
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from forkbed.drivers import processes
 from forkbed.drivers.guests.ssh_command import SshTarget, connection_failure
+from forkbed.drivers.guests.trailer import StatusTrailer
 
 _CHUNK_BYTES = 64 * 1024
 _SSH_FAILED = 255
 _END_OF_INPUT = b"\x04"  # what a terminal takes for the end
+_RAW_TIMEOUT_S = 20.0
+_RAW_POLL_S = 0.005
 _TERMINAL_TYPE = "xterm-256color"
 
 
 class SshChannel:
-    """One run of the ssh client. `end` ends the command in the guest when the channel is left before its end."""
+    """One run of the ssh client.
+
+    `end` ends the command in the guest when the channel is left before its end; `released` is called when the
+    connection is free for others.
+    """
 
     via = "ssh"
     notice = ""
@@ -41,10 +47,14 @@ class SshChannel:
         target: SshTarget,
         *,
         log: Path,
+        trailer: StatusTrailer,
         terminal: tuple[int, int] | None,
         end: Callable[[], None],
+        released: Callable[[], None],
     ) -> None:
         """Start the client. `log` is the file in which it complains; it is removed with the channel."""
+        self._released = released
+        self._trailer = trailer
         self._target = target
         self._log = log
         self._end = end
@@ -66,7 +76,6 @@ class SshChannel:
         else:
             self._input, far_end = pty.openpty()
             try:
-                tty.setraw(far_end)  # before ssh does: nothing that is typed early may be echoed
                 _set_size(self._input, *terminal)
                 self._process = processes.spawn(
                     argv,
@@ -92,8 +101,11 @@ class SshChannel:
             self._unwatch(key.fd)
         self._selector.close()
         self._log.unlink(missing_ok=True)
-        if not ended_by_itself:
-            self._end()
+        try:
+            if not ended_by_itself:
+                self._end()
+        finally:
+            self._released()
 
     def read(self, timeout_s: float) -> tuple[str, bytes] | None:
         """The next ("stdout"|"stderr", bytes); ("", b"") if nothing came in time; None when both ended."""
@@ -107,14 +119,20 @@ class SshChannel:
                     data = os.read(key.fd, _CHUNK_BYTES)
                 except OSError:  # a terminal's end looks like this
                     data = b""
+                ended = not data
+                if key.data == "stderr":
+                    data = self._trailer.rest() if ended else self._trailer.pass_on(data)
+                if ended:
+                    self._unwatch(key.fd)
                 if data:
                     return str(key.data), data
-                self._unwatch(key.fd)
         return None
 
     def write(self, data: bytes) -> None:
         """Pass bytes on; blocks while the guest does not take them. Dropped once the command closed its input."""
         with self._input_lock:
+            if self._terminal:
+                self._await_raw_terminal()
             view = memoryview(data)
             while view and self._input is not None:
                 try:
@@ -140,10 +158,23 @@ class SshChannel:
     def exit_status(self) -> int:
         """The command's status. UNREACHABLE if the connection failed or broke instead."""
         status = self._process.wait()
+        if self._trailer.status is not None:
+            return self._trailer.status
         complaint = self._complaint()
-        if status < 0 or (status == _SSH_FAILED and complaint):
-            raise connection_failure(self._target, complaint)
+        if status < 0 or (status == _SSH_FAILED and (complaint or not self._terminal)):
+            raise connection_failure(self._target, complaint or ("the connection broke",))
         return status
+
+    def _await_raw_terminal(self) -> None:
+        """Until ssh has taken the terminal over, it would echo and interpret here what is meant for the guest.
+
+        It cannot be made raw for ssh beforehand: the guest's terminal begins with the settings that ssh finds.
+        """
+        deadline = time.monotonic() + _RAW_TIMEOUT_S
+        while self._input is not None and self._process.poll() is None and time.monotonic() < deadline:
+            if not termios.tcgetattr(self._input)[3] & termios.ICANON:
+                return
+            time.sleep(_RAW_POLL_S)
 
     def _complaint(self) -> tuple[str, ...]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from forkbed.ports.hypervisor import MachineEvent, MachineEventKind
 
 Listener = Callable[[MachineEvent], None]
 _TIMEOUT_S = 20.0
+_ECHO_S = 0.5  # no guest comes to a second reset of its own that soon
 _LIFECYCLE = {
     libvirt.VIR_DOMAIN_EVENT_STARTED: MachineEventKind.STARTED,
     libvirt.VIR_DOMAIN_EVENT_STOPPED: MachineEventKind.STOPPED,
@@ -44,6 +46,7 @@ class Watching:
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._last_reset: dict[str, float] = {}
         self._known: dict[str, MachineId] = {}  # by domain UUID: an undefined domain cannot be asked any more
 
     def attach(self, connection: Connection) -> None:
@@ -85,13 +88,19 @@ class Watching:
                     threading.Thread(
                         target=self._compare, args=(event.uuid,), name="libvirt-boot", daemon=True
                     ).start()
-            case libvirt.VIR_DOMAIN_EVENT_ID_REBOOT:
+            case libvirt.VIR_DOMAIN_EVENT_ID_REBOOT if not self._is_echo(event.uuid):
                 self._with_domain(event.uuid, "count a reset", self._boots.count_reset)
                 self._tell(MachineEvent(MachineEventKind.RESET, machine_id, "the guest was reset"))
             case libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON:
                 self._tell(MachineEvent(MachineEventKind.IO_ERROR, machine_id, str(event.detail)))
-            case _:
+            case libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE:
                 self._on_lifecycle(event, machine_id)
+
+    def _is_echo(self, uuid: str) -> bool:
+        """Whether this is the second event of one reset: QEMU sends two, some 60 ms apart."""
+        now, last = time.monotonic(), self._last_reset.get(uuid, -_ECHO_S)
+        self._last_reset[uuid] = now
+        return now - last < _ECHO_S
 
     def _on_lifecycle(self, event: DomainEvent, machine_id: MachineId) -> None:
         kind = _LIFECYCLE.get(event.event)
