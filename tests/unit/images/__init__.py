@@ -1,0 +1,1 @@
+"""Images without a machine to run on."""
