@@ -8,6 +8,7 @@ from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.units import format_size
+from forkbed.cli.targets import place
 from forkbed.config.local_files import local_files, recipe_files
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.ports.images import RecipeBundle
@@ -22,7 +23,7 @@ def read_bundle(file: str, settings: Iterable[str]) -> ManifestBundle:
     line it is wanted, together with everything else that is wrong.
     """
     variables = dict(map(_setting, settings))
-    text = read_text(file)
+    text = read_text(place(file))
     directory = Path.cwd() if file == "-" else Path(file).parent
     wanted = local_files(text, file, variables)
     bundle = ManifestBundle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from forkbed.cli.output import say, styled
+from forkbed.core.systems.changes import RESTART
 from forkbed.engine.requests import ChangeKind, ChangeView, FieldChange, PlanView
 
 _MARKS = {
@@ -35,6 +36,16 @@ def print_plan(plan: PlanView) -> None:
         )
     ]
     say(f"{', '.join(counts)}; {len(plan.steps)} steps")
+
+
+def announce(plan: PlanView, *, restart: bool) -> None:
+    """Say before it is done which machines are restarted, or which changes wait for the next start."""
+    for change in plan.changes:
+        if change.kind is not ChangeKind.CHANGE or change.needs != RESTART:
+            continue
+        what = ", ".join(_field(field, change.kind) for field in change.fields)
+        then = "will be restarted" if restart else "waits for its next start; --restart does it now"
+        say(f"{change.subject}: {what}: {then}")
 
 
 def _print_change(change: ChangeView) -> None:

@@ -55,6 +55,15 @@ def system_name(text: str) -> str:
     return text
 
 
+def place(text: str) -> str:
+    """A file's name, or `-` for a standard stream. Raises INVALID for what was meant as an option."""
+    if text.startswith("-") and text != "-":
+        raise OperationalError(
+            Kind.INVALID, text, "there is no such option", f"a file of that name is written ./{text}"
+        )
+    return text
+
+
 def guest_path(text: str) -> GuestPath | None:
     """SYSTEM/MACHINE:PATH, or None for a path on this machine.
 

@@ -28,7 +28,6 @@ from forkbed.core.systems.steps import (
     UndefineMachine,
     WriteSeed,
 )
-from forkbed.core.systems.view import Power
 from forkbed.engine.host import Host
 from forkbed.ports.guests import GuestAddress, SeedContent
 from forkbed.ports.hypervisor import HypervisorMachine, MachineDefinition, NicAttachment

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.cli.invocation import current
 from forkbed.cli.output import say
-from forkbed.cli.targets import GuestPath, guest_path
+from forkbed.cli.targets import GuestPath, guest_path, place
 from forkbed.cli.transfer import Remote, copy_between, download, receive_stream, send_stream, upload
 
 Place = Annotated[
@@ -40,7 +40,7 @@ def copy(
     pg_dump mydb | forkbed copy - boss-ops/boss:/srv/dump.sql
     ```
     """
-    origin, destination = guest_path(source), guest_path(target)
+    origin, destination = guest_path(place(source)), guest_path(place(target))
     with current().client() as client:
         remote = Remote(client, user, tell=say)
         match origin, destination:

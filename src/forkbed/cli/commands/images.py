@@ -15,6 +15,7 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.units import format_size
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, say, styled, table, when
+from forkbed.cli.targets import place
 from forkbed.cli.waiting import finish
 
 app = App(name="image", help="Build, import, export, list, tag and remove images.")
@@ -65,7 +66,9 @@ def import_file(
 @app.command
 def export(
     image: Image,
-    target: Annotated[str, Parameter(help="The file to write; `-` is standard output.")],
+    target: Annotated[
+        str, Parameter(help="The file to write; `-` is standard output.", allow_leading_hyphen=True)
+    ],
     /,
     *,
     form: Annotated[
@@ -80,7 +83,7 @@ def export(
     ```
     """
     with current().client() as client:
-        if target == "-":
+        if place(target) == "-":
             client.image_export(image, sys.stdout.buffer, form)
             return
         path = Path(target)

@@ -13,7 +13,7 @@ from forkbed.cli.targets import system_name
 from forkbed.cli.waiting import finish
 from forkbed.engine.requests import MachineDetail, SystemDetail, UpOptions
 
-File = Annotated[str, Parameter(help="The manifest; `-` reads standard input.")]
+File = Annotated[str, Parameter(help="The manifest; `-` reads standard input.", allow_leading_hyphen=True)]
 Variables = Annotated[
     tuple[str, ...],
     Parameter(name="--set", help="Give a variable of the manifest a value: NAME=VALUE."),
@@ -64,8 +64,9 @@ def up(
 ) -> int:
     """Bring a system up as its manifest declares, and wait until it is ready.
 
-    Only what differs is changed. A change that needs a restart of a machine is refused without `--restart`, one
-    that loses data without `--destroy`. Ctrl-C ends the waiting, not the operation.
+    Only what differs is changed. A change that needs a restart of a machine waits for its next start unless
+    `--restart` is given; one that loses data is refused without `--destroy`. Ctrl-C ends the waiting, not the
+    operation.
 
     ```
     forkbed up examples/boss-ops/system.yaml
@@ -74,10 +75,13 @@ def up(
     ```
     """
     from forkbed.cli.bundling import read_bundle
+    from forkbed.cli.plan_view import announce
 
     bundle = read_bundle(file, variables)
+    options = UpOptions(restart, frozenset(destroy))
     with current().client() as client:
-        operation = client.up(bundle, UpOptions(restart, frozenset(destroy)), if_match=if_revision)
+        announce(client.plan(bundle, options), restart=restart)
+        operation = client.up(bundle, options, if_match=if_revision)
         return finish(client, operation, wait=not no_wait)
 
 
