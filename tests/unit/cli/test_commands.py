@@ -87,6 +87,8 @@ def test_every_error_of_a_manifest_is_shown(cli: Cli, tmp_path: Path) -> None:
         (("up", "x", "--set", "novalue"), 2),
         (("frobnicate",), 2),
         (("list", "--bad"), 2),
+        (("up", "--bad"), 2),
+        (("copy", "--bad", "boss-ops/boss:x"), 2),
         (("show", "Not A Name"), 2),
         (("show", "none"), 3),
         (("operations", "show", "none"), 3),
