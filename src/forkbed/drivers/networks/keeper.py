@@ -96,6 +96,7 @@ class Keeper:
                     Kind.FAULT,
                     self.subject,
                     "dnsmasq does not start",
+                    "`forkbed doctor` tells what this host lacks",
                     details=processes.last_lines((self.directory / _LOG).read_bytes()),
                 )
             time.sleep(_LOOK_AGAIN_S)

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.nftables.main import NFTables
+
+from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers import processes
 from forkbed.drivers.networks.records import holds, replace_file
 
 Table = tuple[str, str]
 """Family and name."""
+
+_EVERY_FAMILY = 0
+_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,15 @@ def apply(commands: str, *, subject: str) -> None:
 
 
 def tables() -> set[Table]:
-    """All tables that are loaded."""
-    listed = processes.run(["nft", "list", "tables"], subject="nftables", timeout_s=30.0).text
-    return {(words[1], words[2]) for words in map(str.split, listed.splitlines()) if len(words) == 3}
+    """All tables that are loaded. Asked of the kernel directly: `nft` reads every element of every set first."""
+    try:
+        with NFTables(nfgen_family=_EVERY_FAMILY) as netlink:
+            listed = [(m["nfgen_family"], str(m.get_attr("NFTA_TABLE_NAME"))) for m in netlink.get_tables()]
+    except (NetlinkError, OSError) as error:
+        raise OperationalError(
+            Kind.FAULT,
+            "nftables",
+            f"the kernel does not tell its tables: {error}",
+            "`forkbed doctor` shows whether this host can filter",
+        ) from error
+    return {(_FAMILIES[family], name) for family, name in listed if family in _FAMILIES}
