@@ -33,7 +33,7 @@ from forkbed.ports.hypervisor import ConsoleStream
 class GuestStream(Protocol):
     """What the bridge needs of a command or a console. All calls may block but `via` and `notice`.
 
-    `__exit__` may come while a `read` or `write` waits in another thread; it makes them end.
+    `__exit__` may come while a `write` waits in another thread, which it ends; no `read` is under way then.
     """
 
     via: str
@@ -129,6 +129,7 @@ class _Bridge:
         self._threads = threads
         self._pending: asyncio.Queue[bytes] = asyncio.Queue()
         self._granted_bytes = 0
+        self._reading: asyncio.Future[tuple[Channel, bytes] | None] | None = None
 
     async def run(self) -> None:
         await self._grant(INPUT_WINDOW_BYTES)  # first: whoever hears `opened` may write
@@ -145,14 +146,21 @@ class _Bridge:
             for task in (output, messages, writer):
                 task.cancel()
             await asyncio.gather(output, messages, writer, return_exceptions=True)
+            if self._reading is not None:
+                # Its thread may be about to read from a descriptor that the caller will close.
+                await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _send_output(self) -> None:
-        while (item := await self._threads.run(partial(self._stream.read, WAIT_S))) is not None:
+        while (item := await self._read()) is not None:
             channel, data = item
             for start in range(0, len(data), FRAME_BYTES):
                 await self._websocket.send_bytes(pack(channel, data[start : start + FRAME_BYTES]))
         status = await self._threads.run(self._stream.exit_status)
         await self._websocket.send_bytes(pack_control("exit", status=status))
+
+    async def _read(self) -> tuple[Channel, bytes] | None:
+        self._reading = asyncio.ensure_future(self._threads.run(partial(self._stream.read, WAIT_S)))
+        return await asyncio.shield(self._reading)
 
     async def _take_messages(self) -> None:
         while True:

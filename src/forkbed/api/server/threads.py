@@ -15,7 +15,7 @@ from typing import TypeVar
 from forkbed.base.errors import Kind, OperationalError
 
 T = TypeVar("T")
-WAIT_S = 1.0
+WAIT_S = 0.5
 """How long a waiting thread stays away at most; the end of the server waits for that."""
 THREADS_PER_STREAM = 3  # reads output, writes input, and one to spare for opening and closing
 
