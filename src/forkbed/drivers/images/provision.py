@@ -68,9 +68,8 @@ def provision(recipe: RecipeSpec, root: RootFileSystem) -> None:
         root.place(recipe.files, subject=f"files of recipe {recipe.name}")
     for number, command in enumerate(recipe.commands, 1):
         root.progress.tell(f"running command {number} of {len(recipe.commands)}")
-        root.run(
-            ("sh", "-e", "-c", command), subject=f"command {number}", with_packages=bool(recipe.packages)
-        )
+        subject = f"command {number} of recipe {recipe.name}"
+        root.run(("sh", "-e", "-c", command), subject=subject, with_packages=bool(recipe.packages))
 
 
 def clean(root: RootFileSystem) -> None:
