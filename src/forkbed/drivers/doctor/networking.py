@@ -38,12 +38,18 @@ table bridge forkbed_doctor {
         type ifname . ether_addr . ipv4_addr
         elements = { "fbtap" . 02:00:00:00:00:01 . 198.18.0.2 }
     }
+    set clients {
+        typeof iifname . @th,288,48
+        elements = { "fbtap" . 0x020000000001 }
+    }
     chain guests {
         type filter hook prerouting priority -300; policy accept;
         iifname . ether saddr != @macs drop
         ether type ip iifname . ether saddr . ip saddr @addresses accept
         ether type arp arp operation reply drop
         udp sport 67 drop
+        udp dport 67 iifname . @th,288,48 != @clients drop
+        meta mark set 1
     }
 }
 table ip forkbed_doctor {
@@ -54,6 +60,11 @@ table ip forkbed_doctor {
     chain in {
         type nat hook prerouting priority dstnat; policy accept;
         tcp dport 8080 dnat to 198.18.0.2:80
+        fib daddr type local dnat ip to udp dport map { 53 : 198.18.0.2 . 53 }
+    }
+    chain first {
+        type filter hook prerouting priority raw; policy accept;
+        iifname "fbbridge*" notrack
     }
 }
 """
