@@ -32,10 +32,10 @@ def test_the_command_lines_reference_is_complete() -> None:
         if name in _OTHERS:
             continue
         command = root[name]
-        subcommands = [command[word] for word in command if not word.startswith("-")]
-        for each in subcommands:
-            assert re.search(rf"`{name} \[?{each.name[0]}", text), f"{name} {each.name[0]}"
-        for app in (command, *subcommands):
+        subcommands = [word for word in command if not word.startswith("-")]
+        for word in subcommands:
+            assert re.search(rf"`{name} \[?{word}", text), f"{name} {word}"
+        for app in (command, *(command[word] for word in subcommands)):
             if app.default_command is None:
                 continue
             for option in _options(app, root):
