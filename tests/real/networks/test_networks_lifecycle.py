@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from forkbed.base.errors import OperationalError
 from forkbed.base.ids import NetworkId
 from forkbed.core.systems.spec import PublishSpec, ResolvedMachine, ResolvedNetwork, UplinkKind
-from forkbed.drivers import processes
-from forkbed.drivers.networks import links, namespaces, records
+from forkbed.drivers import liveness, processes
+from forkbed.drivers.networks import keeper, links, namespaces, records
 from tests.real.networks.test_networks_traffic import resolve
 from tests.real.networks.world import (
     HOST,
@@ -60,11 +61,11 @@ def what_there_is() -> set[str]:
 def test_ensure_again_changes_nothing(world: World) -> None:
     net, a = nat_network()
     assert world.ensure(net, a) == "changed"
-    keeper, dnsmasq = pid_of("keeper.pid"), pid_of("dnsmasq.pid")
+    before = pid_of("keeper.pid"), pid_of("dnsmasq.pid")
     assert world.ensure(net, a) == "already"
     # Also by another process, which knows nothing but what the host shows.
     assert world.driver().ensure(*ensure_arguments(net, a)) == "already"
-    assert (keeper, dnsmasq) == (pid_of("keeper.pid"), pid_of("dnsmasq.pid"))
+    assert before == (pid_of("keeper.pid"), pid_of("dnsmasq.pid"))
     (view,) = world.driver().networks()
     assert (view.network_id, view.system_id, view.digest, view.healthy) == (
         "net1",
@@ -85,8 +86,8 @@ def test_dnsmasq_is_kept_alive_without_forkbed(world: World) -> None:
     net, a = nat_network()
     world.ensure(net, a)
     (guest,) = world.plug(net, a)
-    keeper = pid_of("keeper.pid")
-    assert os.getsid(keeper) == keeper, "a session of its own"
+    kept_by = pid_of("keeper.pid")
+    assert os.getsid(kept_by) == kept_by, "a session of its own"
     assert Path(f"/proc/{pid_of('dnsmasq.pid')}").stat().st_uid != 0, "without root's rights"
     killed = pid_of("dnsmasq.pid")
     os.kill(killed, signal.SIGKILL)
@@ -94,12 +95,33 @@ def test_dnsmasq_is_kept_alive_without_forkbed(world: World) -> None:
     assert world.health() == {"net1": True}
     assert resolve(guest.path, "a") == (0, "10.20.0.10")
     # The keeper itself is started anew by `ensure`, and what it left behind ended.
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(kept_by, signal.SIGKILL)
     wait_until(lambda: world.health() == {"net1": False}, "the keeper's end")
     assert world.ensure(net, a) == "changed"
     assert world.health() == {"net1": True}
     assert resolve(guest.path, "a") == (0, "10.20.0.10")
     assert len([line for line in run("ps -eo args").splitlines() if line.startswith("dnsmasq")]) == 1
+
+
+@isolated
+def test_dnsmasq_that_cannot_start_is_told_in_its_own_words(world: World) -> None:
+    net, a = nat_network()
+    world.ensure(net, a)
+    for name in ("keeper.pid", "dnsmasq.pid"):
+        process = liveness.identify(pid_of(name))
+        assert process is not None
+        assert liveness.end(process, grace_s=0)
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        listener(Path(world.networks.namespace(net)), 53, GATEWAY),
+    ):
+        monkeypatch.setattr(keeper, "_START_LIMIT_S", 0.5)
+        with pytest.raises(OperationalError, match="dnsmasq does not start") as failed:
+            world.ensure(net, a)
+    assert "Address already in use" in failed.value.details[-1]
+    assert world.health() == {"net1": False}
+    assert not [line for line in run("ps -eo args").splitlines() if "keep-dnsmasq" in line]
+    assert world.ensure(net, a) == "changed"
 
 
 @isolated

@@ -84,13 +84,13 @@ class Keeper:
         identity = liveness.identify(process.pid)
         if identity is not None:
             replace_file(self.directory / _PID, f"{identity}\n")
-            self._await_child(identity)
+        self._await_child(identity)
 
-    def _await_child(self, keeper: ProcessId) -> None:
+    def _await_child(self, keeper: ProcessId | None) -> None:
         """Wait until dnsmasq has its sockets: it writes its pid file after that."""
         deadline = time.monotonic() + _START_LIMIT_S
-        while not self._has_child(keeper):
-            if time.monotonic() > deadline or not liveness.is_alive(keeper):
+        while keeper is None or not self._has_child(keeper):
+            if keeper is None or not liveness.is_alive(keeper) or time.monotonic() > deadline:
                 self.stop()
                 raise OperationalError(
                     Kind.FAULT,
