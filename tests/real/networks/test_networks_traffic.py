@@ -99,6 +99,18 @@ def test_a_known_guest_gets_its_address_and_names(world: World) -> None:
 
 
 @isolated
+def test_two_nics_of_one_machine_on_one_network_both_get_addresses(world: World) -> None:
+    net = network()
+    twice = machine("twice", (net, "10.20.0.10"), (net, "10.20.0.11"))
+    world.ensure(net, twice)
+    first, second = world.plug(net, twice, configure=False)
+    assert (lease(first)["ip"], lease(second)["ip"]) == ("10.20.0.10", "10.20.0.11")
+    assert lease(first)["ip"] == "10.20.0.10", "again"
+    first.run("ip addr add 10.20.0.10/24 dev eth0")
+    assert {resolve(first.path, "twice")[1] for _ in range(20)} == {"10.20.0.10", "10.20.0.11"}
+
+
+@isolated
 def test_an_unknown_mac_gets_no_address(world: World) -> None:
     net = network()
     member, stranger = machine("a", (net, "10.20.0.10")), machine("x", (net, "10.20.0.66"))
