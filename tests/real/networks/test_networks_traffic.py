@@ -404,9 +404,9 @@ def test_a_guest_on_a_host_bridge_talks_to_the_host_only_when_spoken_to(world: W
     world.ensure(net, a)
     (guest,) = world.plug(net, a)
     with listener(HOST, 2222) as server, listener(guest.path, 22) as ssh:
-        assert not tcp_reaches(guest.path, "10.20.0.2", 2222, server, 0.5)[0]
+        assert not tcp_reaches(guest.path, "10.20.0.2", 2222, server, 0.3)[0]
         assert not tcp_reaches(guest.path, HOST_ADDRESS, 2222, server, 0.3)[0]
-        assert not guest.ping("10.20.0.2")
+        assert not guest.ping("10.20.0.2", wait_s=0.3)
         assert tcp_reaches(HOST, "10.20.0.10", 22, ssh)[0]
         # The bridge's other ports are none of ours.
         assert tcp_reaches(namespaces.path_of("outsider"), "10.20.0.2", 2222, server)[0]

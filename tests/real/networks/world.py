@@ -48,7 +48,7 @@ HOST = Path("/proc/1/ns/net")
 WORLD = namespaces.path_of("world")
 RUNTIME = Path("/run/forkbed")
 SOON_S = 5.0
-NEVER_S = 0.4
+NEVER_S = 0.3
 """How long to wait for what should not come, where nothing that must come can be waited for instead."""
 
 _ALL_PROTOCOLS = 0x0003
@@ -171,9 +171,9 @@ class Guest:
     def run(self, command: str) -> str:
         return run(f"ip netns exec {self.name} {command}")
 
-    def ping(self, address: str, *, count: int = 1) -> bool:
-        """Whether it is answered within two seconds."""
-        command = f"ip netns exec {self.name} ping -n -q -c {count} -i 0.2 -W 2 {address}"
+    def ping(self, address: str, *, wait_s: float = 2.0) -> bool:
+        """Whether it is answered in time."""
+        command = f"ip netns exec {self.name} ping -n -q -c 1 -W {wait_s} {address}"
         return subprocess.run(command.split(), capture_output=True).returncode == 0
 
 
