@@ -20,15 +20,25 @@ _FILES = frozenset({"plan", "up"})
 FILES = "__files__"
 """The candidate that stands for the shell's own completion of file names."""
 
-_BASH = """# bash completion of forkbed
+_BASH = r"""# bash completion of forkbed
 _forkbed() {
-    local IFS=$'\\n' words
-    words=$(forkbed __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
-    case $words in
-        *__files__*) compopt -o filenames; COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}")) ;;
-        *) COMPREPLY=() ;;
-    esac
-    COMPREPLY+=($(compgen -W "${words//__files__/}" -- "${COMP_WORDS[COMP_CWORD]}"))
+    # The words as they were typed: bash itself would split at each colon of SYSTEM/MACHINE:PATH and NAME:CHANNEL.
+    local line=${COMP_LINE:0:COMP_POINT} words current candidate candidates head
+    read -ra words <<<"$line"
+    [[ $line == *[[:space:]] ]] && words+=("")
+    current=${words[-1]}
+    mapfile -t candidates < <(forkbed __complete "${words[@]:1}" 2>/dev/null)
+    head=${current%"${current##*:}"}
+    COMPREPLY=()
+    for candidate in "${candidates[@]}"; do
+        if [[ $candidate == __files__ ]]; then
+            compopt -o filenames 2>/dev/null
+            mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "${current##*:}")
+        else
+            [[ $candidate == *: ]] && compopt -o nospace 2>/dev/null
+            COMPREPLY+=("${candidate#"$head"}")
+        fi
+    done
 }
 complete -F _forkbed forkbed
 """
