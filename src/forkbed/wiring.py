@@ -74,12 +74,16 @@ def installation(settings: Settings, *, simulate: bool = False) -> Iterator[Cont
 
 
 def _real_host(settings: Settings, installation_id: InstallationId, stack: ExitStack) -> Host:
-    proof = prove_acceleration(settings.cache_dir)
+
+    def has_kvm() -> bool:
+        return prove_acceleration(settings.cache_dir).accelerator is Accelerator.KVM
+
+    has_kvm()  # the proof may take seconds: rather now than while a system comes up
     hypervisor = LibvirtHypervisor(
         LibvirtSettings(
             installation=installation_id,
             uri=settings.libvirt_uri,
-            kvm=proof.accelerator is Accelerator.KVM,
+            has_kvm=has_kvm,
             console_dir=settings.state_dir / "consoles",
         )
     )

@@ -56,7 +56,7 @@ class BenchHost:
         return LibvirtSettings(
             installation,
             self.lab.libvirt_uri,
-            kvm=False,
+            has_kvm=lambda: False,
             console_dir=self.lab.paths.state / "console",
             emulator_log_dir=self.lab.paths.root / "log-libvirt" / "qemu",
         )

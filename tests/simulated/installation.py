@@ -24,9 +24,10 @@ from forkbed.drivers.simulated.storage import (
     SimulatedVolumes,
 )
 from forkbed.drivers.simulated.world import SimulatedWorld, VirtualClock
-from forkbed.engine.controller import Controller, Options
+from forkbed.engine.controller import Controller
 from forkbed.engine.host import Host
 from forkbed.engine.hub import Hub
+from forkbed.engine.options import Options
 from forkbed.engine.requests import PowerAction, Request, UpOptions
 from forkbed.engine.runner import Boundary, Surroundings
 from forkbed.store.database import Database

@@ -323,7 +323,7 @@ _MACHINE = MachineDetail(
     published=("127.0.0.1:8080 -> 80/tcp",),
     volumes=(("root", 2 * 1024**3),),
     restart_pending=False,
-    domain="fb-t3st-boss-ops-boss",
+    domain="fb-t3st-boss-ops.boss",
 )
 _NETWORK = NetworkDetail(
     "control", "net1", "10.0.0.0/24", "nat", "block", "10.0.0.1", "fbt3stabcd", "fb-t3st-n1", True

@@ -14,6 +14,7 @@ import libvirt
 import pytest
 
 from forkbed.base.ids import InstallationId, MachineId, SystemId
+from forkbed.core.systems.names import domain_name
 from forkbed.core.systems.view import Power
 from forkbed.drivers.libvirt.boots import seen_kernel
 from forkbed.drivers.libvirt.domain_xml import (
@@ -22,7 +23,6 @@ from forkbed.drivers.libvirt.domain_xml import (
     HostShape,
     agent_is_connected,
     boot_xml,
-    domain_name,
     domain_xml,
     read_boot,
     read_identity,

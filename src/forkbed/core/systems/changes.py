@@ -136,7 +136,7 @@ def _machine(
 ) -> Iterator[_Found]:
     yield from _root(old, new)
     yield from _volumes(old, new)
-    yield from _shape(old.spec, new.spec)
+    yield from _shape(old, new)
     yield from _seed(old.spec, new.spec)
     yield from _live(old.spec, new.spec)
     for name in dict.fromkeys(nic.network for nic in new.spec.nics):
@@ -208,12 +208,14 @@ def _volumes(old: ResolvedMachine, new: ResolvedMachine) -> Iterator[_Found]:
     yield from _value("volumes", ", ".join(kept), ", ".join(order), RESTART)
 
 
-def _shape(old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
-    yield from _value("cpus", str(old.cpus), str(new.cpus), RESTART)
-    yield from _value("memory", *_sizes(old.memory_bytes, new.memory_bytes), RESTART)
-    for index, (was, now) in enumerate(zip_longest(old.nics, new.nics)):
+def _shape(old: ResolvedMachine, new: ResolvedMachine) -> Iterator[_Found]:
+    yield from _value("cpus", str(old.spec.cpus), str(new.spec.cpus), RESTART)
+    yield from _value("memory", *_sizes(old.spec.memory_bytes, new.spec.memory_bytes), RESTART)
+    for index, (was, now) in enumerate(zip_longest(old.spec.nics, new.spec.nics)):
+        # an address or MAC that is now written down as it was already changes nothing in the guest
+        needs = LIVE if old.nics[index : index + 1] == new.nics[index : index + 1] else RESTART
         yield from _value(
-            f"nics[{index}]", "" if was is None else _nic(was), "" if now is None else _nic(now), RESTART
+            f"nics[{index}]", "" if was is None else _nic(was), "" if now is None else _nic(now), needs
         )
 
 

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from forkbed.base.ids import InstallationId, MachineId, SystemId
+from forkbed.core.systems.names import domain_name
 from forkbed.ports.hypervisor import DiskAttachment, MachineDefinition, NicAttachment
 
 MACHINE_NAMESPACE = "urn:forkbed:machine:1"
@@ -77,16 +78,6 @@ class Boot:
     @property
     def id(self) -> str:
         return f"{self.token}.{self.resets}"
-
-
-def domain_name(installation: InstallationId, system_name: str, machine_name: str) -> str:
-    """The domain's name, by which people find it in other tools."""
-    return f"{domain_prefix(installation)}{system_name}-{machine_name}"
-
-
-def domain_prefix(installation: InstallationId) -> str:
-    """How the names of all domains of an installation begin."""
-    return f"fb-{installation}-"
 
 
 def domain_xml(definition: MachineDefinition, host: HostShape) -> str:

@@ -18,6 +18,7 @@ import libvirt_qemu
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import InstallationId, MachineId
+from forkbed.core.systems.names import domain_name, domain_prefix
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import Power
 from forkbed.drivers.libvirt import domain_xml
@@ -49,25 +50,25 @@ _UNDEFINE_ALL = (
 class LibvirtSettings:
     """Where libvirt is, and what holds for every machine of the installation on this host.
 
-    `kvm` must have been proved by booting a guest; the presence of /dev/kvm proves nothing. `cpu_model` empty
+    `has_kvm` must answer from a proof by booting a guest; the presence of /dev/kvm proves nothing. `cpu_model` empty
     means the baseline that fits: one that every x86-64 server of the last decade has, or QEMU's own when it emulates.
     """
 
     installation: InstallationId
     uri: str
-    kvm: bool
+    has_kvm: Callable[[], bool]  # asked at each definition: the first image brings the kernel that proves it
     console_dir: Path
     cpu_model: str = ""
     emulator_log_dir: Path = Path("/var/log/libvirt/qemu")
 
     @property
     def domain_type(self) -> str:
-        return "kvm" if self.kvm else "qemu"
+        return "kvm" if self.has_kvm() else "qemu"
 
     @property
     def cpu_baseline(self) -> str:
         # An emulated Intel model makes the guest isolate its page tables, which emulation pays dearly for.
-        return self.cpu_model or ("Nehalem" if self.kvm else "qemu64")
+        return self.cpu_model or ("Nehalem" if self.has_kvm() else "qemu64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class LibvirtHypervisor:
     def __init__(self, settings: LibvirtSettings) -> None:
         """Connects when first needed, so a libvirtd that is down fails calls, not the start of Forkbed."""
         self._settings = settings
-        self._prefix = domain_xml.domain_prefix(settings.installation)
+        self._prefix = domain_prefix(settings.installation)
         self._boots = Boots()
         self._known: dict[MachineId, _Known] = {}
         self._emulator: _Emulator | None = None
@@ -138,9 +139,7 @@ class LibvirtHypervisor:
             try:
                 connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             except libvirt.libvirtError as error:
-                name = domain_xml.domain_name(
-                    self._settings.installation, definition.system_name, machine.name
-                )
+                name = domain_name(self._settings.installation, definition.system_name, machine.name)
                 _refuse_taken_name(connection, subject, name, machine.uuid)
                 raise translate(error, subject, "define it") from error
             return Effect.CHANGED
@@ -307,7 +306,7 @@ class LibvirtHypervisor:
                 "host": str(connection.getHostname()),
                 "libvirt": _dotted(connection.getLibVersion()),
                 "qemu": _dotted(connection.getVersion()),
-                "acceleration": "kvm" if self._settings.kvm else "tcg",
+                "acceleration": "kvm" if self._settings.has_kvm() else "tcg",
                 "machine_type": emulator.newest_machine_type,
                 "cpu_model": self._settings.cpu_baseline,
             }
@@ -429,8 +428,8 @@ class LibvirtHypervisor:
     def _console_log(self, machine_id: MachineId) -> Path:
         return self._settings.console_dir / f"{machine_id}.log"
 
-    def _emulator_log(self, domain_name: str) -> Path:
-        return self._settings.emulator_log_dir / f"{domain_name}.log"
+    def _emulator_log(self, name: str) -> Path:
+        return self._settings.emulator_log_dir / f"{name}.log"
 
 
 def _refuse_taken_name(connection: Any, subject: str, name: str, uuid: str) -> None:
