@@ -23,6 +23,7 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers.libvirt.failures import translate
 
 T = TypeVar("T")
+_IN_MEMORY = "TEST"
 _MAXIMUM_CALLS = 64
 _KEEP_ALIVE_INTERVAL_S = 5
 _KEEP_ALIVE_COUNT = 3
@@ -129,8 +130,9 @@ class Connection:
                 _close(self._connection)
                 self._connection = None
             connection = libvirt.open(self._uri)
-            connection.setKeepAlive(_KEEP_ALIVE_INTERVAL_S, _KEEP_ALIVE_COUNT)
-            connection.registerCloseCallback(self._on_close, None)
+            if connection.getType() != _IN_MEMORY:  # there the other end cannot die alone
+                connection.setKeepAlive(_KEEP_ALIVE_INTERVAL_S, _KEEP_ALIVE_COUNT)
+                connection.registerCloseCallback(self._on_close, None)
             self._register(connection)
             self._connection = connection
             self._events.put(Connected(again=self._was_connected))
