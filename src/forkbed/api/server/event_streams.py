@@ -6,6 +6,7 @@ nothing. A line of comment goes out when nothing else does, so that both ends no
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -49,6 +50,7 @@ async def follow_operation(context: Context, operation_id: str, after: int) -> A
                 after, spoken = version, time.monotonic()
             if detail.operation.status.ended:
                 return
+            await asyncio.sleep(_pause_s(len(detail.journal)))
             if time.monotonic() - spoken > _SILENCE_S:
                 yield _KEEP_ALIVE
                 spoken = time.monotonic()
@@ -70,6 +72,11 @@ async def follow_events(context: Context, after: int, system: str | None) -> Asy
             if time.monotonic() - spoken > _SILENCE_S:
                 yield _KEEP_ALIVE
                 spoken = time.monotonic()
+
+
+def _pause_s(steps: int) -> float:
+    """How long to gather changes before looking again: each look reads all steps of the operation."""
+    return min(1.0, 0.05 + steps / 4000)
 
 
 def _message(number: int, kind: str, content: object) -> bytes:
