@@ -1,0 +1,46 @@
+"""Which operations may run beside which on one system."""
+
+from __future__ import annotations
+
+import pytest
+
+from forkbed.base.ids import OperationId, SystemId
+from forkbed.core.operations.records import Operation, OperationKind, OperationStatus, Requester
+from forkbed.core.operations.rules import Admit, Refuse, admit
+
+
+def under_way(kind: OperationKind) -> Operation:
+    return Operation(
+        id=OperationId("o1"),
+        kind=kind,
+        system_id=SystemId("s1"),
+        subject="demo",
+        goal={},
+        requester=Requester(0, "root", ""),
+        status=OperationStatus.RUNNING,
+        created_at=0.0,
+    )
+
+
+@pytest.mark.parametrize("kind", OperationKind)
+def test_nothing_stands_in_the_way_of_the_first(kind: OperationKind) -> None:
+    assert admit(kind, []) == Admit()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "active", "admitted"),
+    [
+        (OperationKind.UP, OperationKind.UP, False),
+        (OperationKind.UP, OperationKind.DOWN, False),
+        (OperationKind.UP, OperationKind.RECONCILE, True),
+        (OperationKind.DOWN, OperationKind.UP, True),
+        (OperationKind.DOWN, OperationKind.POWER, True),
+        (OperationKind.DOWN, OperationKind.DOWN, False),
+        (OperationKind.POWER, OperationKind.UP, False),
+        (OperationKind.RECONCILE, OperationKind.UP, False),
+        (OperationKind.RECONCILE, OperationKind.RECONCILE, False),
+    ],
+)
+def test_who_gives_way(wanted: OperationKind, active: OperationKind, admitted: bool) -> None:
+    answer = admit(wanted, [under_way(active)])
+    assert answer == (Admit((OperationId("o1"),)) if admitted else Refuse(under_way(active)))
