@@ -1,7 +1,7 @@
 """The same walls, with real guests: two systems with the same subnet, MACs and names side by side.
 
-A guest sends the crafted frames itself (`frames.c`). Each is first sent with all rules flushed, where it must arrive;
-`forkbed up` then repairs the networks while the guests run, and nothing may arrive.
+A guest sends the crafted frames itself (`frames.c`). Each is first sent without any rules, where it must arrive; then
+the networks are repaired while the guests run, and nothing may arrive.
 """
 
 from __future__ import annotations
@@ -164,10 +164,19 @@ def host_namespace(lab: labs.Lab) -> Path:
     return Path(f"/proc/{lab.init.pid}/ns/net")
 
 
-def flush_rules(site: Site) -> None:
-    processes.run(site.lab.command(["nft", "flush", "ruleset"]))
+def empty_rules(site: Site) -> None:
+    """Take every rule away, but leave the tables on the host: Forkbed would at once repair what it sees missing."""
+    for table in site.lab.run(["nft", "list", "tables"]).text.splitlines():
+        site.lab.run(["nft", "flush", *table.split()])
     for path in site.namespaces.values():
         namespaces.run_inside(path, lambda: processes.run(["nft", "flush", "ruleset"]))
+
+
+def restore_rules(site: Site) -> None:
+    """Remove the tables too, and have the systems brought up again."""
+    site.lab.run(["nft", "flush", "ruleset"])
+    for manifest in site.manifests:
+        forkbed(site.lab, "up", str(manifest))
 
 
 def markers_at(port: Port) -> set[str]:
@@ -202,10 +211,9 @@ def carry_out(site: Site, kind: str) -> tuple[set[str], set[str], set[str], set[
 @pytest.fixture(scope="module")
 def attacked(site: Site) -> Iterator[dict[str, tuple[set[str], set[str], set[str], set[str]]]]:
     """What was seen of all attacks without rules ("ctl") and with them ("atk")."""
-    flush_rules(site)
+    empty_rules(site)
     results = {"ctl": carry_out(site, "ctl")}
-    for manifest in site.manifests:
-        forkbed(site.lab, "up", str(manifest))
+    restore_rules(site)
     # What the attacks made everybody believe of the others' MACs.
     for path in site.namespaces.values():
         namespaces.run_inside(path, lambda: processes.run(["ip", "neigh", "flush", "all"]))
