@@ -147,7 +147,7 @@ def test_a_failing_command_is_told_in_its_own_words(library: HostImageLibrary) -
     text = MICRO.replace("name: micro", "name: failing") + "commands: ['echo so far; ls /nowhere']\n"
     error = refused(Kind.FAULT, "command 1 of recipe failing", lambda: build(library, text))
     assert error.details == ("so far", "ls: /nowhere: No such file or directory")
-    refused(Kind.NOT_FOUND, "micro", lambda: library.resolve("failing"))
+    refused(Kind.NOT_FOUND, "no image `failing`", lambda: library.resolve("failing"))
 
 
 def test_what_does_not_fit_is_refused(library: HostImageLibrary) -> None:

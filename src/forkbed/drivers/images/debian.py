@@ -93,6 +93,7 @@ def finish(root: Path) -> None:
     write(root / "etc/hostname", "debian\n")
     write(root / "etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
     write(root / "etc/fstab", "# The root file system is mounted by its UUID on the kernel's command line.\n")
+    write(root / "etc/default/locale", "LANG=C.UTF-8\n")
     write(root / "etc/cloud/cloud-init.disabled", "")
     link(root / "etc/resolv.conf", "/run/systemd/resolve/stub-resolv.conf")
     for key in (root / "etc/ssh").glob("ssh_host_*"):
