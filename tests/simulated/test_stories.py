@@ -14,6 +14,7 @@ from forkbed.core.operations.records import OperationStatus, Requester
 from forkbed.core.systems.view import Power
 from forkbed.drivers.simulated.world import Fault
 from forkbed.engine.requests import PowerAction, Request, UpOptions
+from forkbed.ports.guests import CommandRequest
 from tests.simulated.installation import PERSON, TWO_MACHINES, Installation, bundle, succeeded
 
 
@@ -397,3 +398,41 @@ def wait_for(condition: object) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError("it did not come about")
+
+
+def test_a_refused_up_leaves_no_revision_behind(parallel: Installation) -> None:
+    parallel.world.deaf.add("ops")
+    parallel.controller.up(bundle(PATIENT), UpOptions(), PERSON)
+    changed = PATIENT.replace("8080:80", "8081:80")
+    with pytest.raises(OperationalError):
+        parallel.controller.up(bundle(changed), UpOptions(), PERSON)
+    (system_id,) = parallel.host.sidecars.read_all("systems")
+    assert parallel.host.sidecars.read_all("systems")[system_id]["revision"] == 1
+    assert set(parallel.host.sidecars.read_all("revisions")) == {f"{system_id}.1"}
+
+
+def test_a_person_goes_before_a_repair_which_is_taken_up_again(parallel: Installation) -> None:
+    text = PATIENT.replace("after: [ops]", "restart: always")
+    parallel.ended(parallel.controller.up(bundle(text), UpOptions(), PERSON))
+    parallel.world.deaf.add("ops")
+    ops = next(i for i, m in parallel.world.machines.items() if m.definition.machine.name == "ops")
+    parallel.world.crash_machine(ops)
+    assert parallel.controller.supervisor.look() == 1
+    wait_for(lambda: parallel.running() == {"ops", "boss"})
+    parallel.world.crash_machine(ops)
+    restart = parallel.controller.power("pair", ("boss",), PowerAction.RESTART, force=False, request=PERSON)
+    assert succeeded(parallel.ended(restart))
+    parallel.world.deaf.clear()
+    for _ in range(100):
+        parallel.world.clock.sleep(60)
+        parallel.controller.supervisor.look()
+        assert parallel.controller.dispatcher.wait_idle(30)
+    assert parallel.running() == {"ops", "boss"}
+
+
+def test_a_paused_machine_is_said_to_be_paused(installation: Installation) -> None:
+    installation.up(TWO_MACHINES)
+    installation.power("pair", PowerAction.PAUSE, "boss")
+    with pytest.raises(OperationalError, match="paused") as caught:
+        installation.controller.open_command("pair", "boss", CommandRequest(("true",)))
+    assert "forkbed resume pair/boss" in caught.value.remedy

@@ -25,7 +25,7 @@ from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE, plan_system
 from forkbed.core.systems.spec import ResolvedMachine
-from forkbed.core.systems.view import SystemView
+from forkbed.core.systems.view import Power, SystemView
 from forkbed.engine.acceptance import (
     Acceptance,
     Considered,
@@ -333,7 +333,7 @@ class Controller:
         """Run a command in a guest."""
         record = self._record(system)
         resolved = self._machine(record, machine)
-        self._check_runs(record, resolved)
+        self._check_runs(record, resolved, Power.RUNNING)
         networks = tuple(record.resolved.network(nic.network_id) for nic in resolved.nics)
         return self._around.host.guests.open_command(GuestAddress(resolved, networks), request)
 
@@ -341,7 +341,7 @@ class Controller:
         """The serial console of a running guest."""
         record = self._record(system)
         resolved = self._machine(record, machine)
-        self._check_runs(record, resolved)
+        self._check_runs(record, resolved, Power.RUNNING, Power.PAUSED)
         return self._around.host.hypervisor.open_console(resolved.id)
 
     def console_log(self, system: str, machine: str, tail_bytes: int | None) -> bytes:
@@ -390,16 +390,19 @@ class Controller:
                 Kind.NOT_FOUND, f"machine {record.name}/{name}", "is not declared", f"there are: {names}"
             ) from None
 
-    def _check_runs(self, record: SystemRecord, machine: ResolvedMachine) -> None:
+    def _check_runs(self, record: SystemRecord, machine: ResolvedMachine, *allowed: Power) -> None:
         view = observe(self._around.host, self._around.store, record.id)
         power = view.machine(machine.id).power
-        if power not in ALIVE:
-            raise OperationalError(
-                Kind.CONFLICT,
-                f"machine {record.name}/{machine.name}",
-                f"does not run: {power}",
-                f"`forkbed start {record.name}/{machine.name}` starts it",
-            )
+        if power in allowed:
+            return
+        name = f"{record.name}/{machine.name}"
+        action = "resume" if power is Power.PAUSED else "start"
+        raise OperationalError(
+            Kind.CONFLICT,
+            f"machine {name}",
+            f"does not run: it is {power}",
+            f"`forkbed {action} {name}`",
+        )
 
     def _check_match(self, record: SystemRecord | None, name: str, request: Request) -> None:
         revision = record.revision if record else 0
@@ -459,15 +462,7 @@ class Controller:
         sidecars = self._around.host.sidecars
         document = _REVISION.dump_python(revision, mode="json")
         sidecars.write("revisions", f"{revision.system_id}.{revision.number}", document)
-        sidecars.write(
-            "systems",
-            revision.system_id,
-            {
-                "name": considered.spec.name,
-                "revision": revision.number,
-                "installation": self._around.store.installation_id(),
-            },
-        )
+        self._write_system_sidecar(revision.system_id, considered.spec.name, revision.number)
         return revision
 
     def _submit(
@@ -488,7 +483,23 @@ class Controller:
             system=record if kind is OperationKind.UP else None,
             revision=revision,
         )
+        if isinstance(answer, Refuse) and revision is not None:
+            self._take_back(revision)
         return self._submitted(answer)
+
+    def _take_back(self, revision: RevisionRecord) -> None:
+        """Remove the sidecars of a revision that was not accepted after all."""
+        sidecars = self._around.host.sidecars
+        sidecars.remove("revisions", f"{revision.system_id}.{revision.number}")
+        if revision.number > 1:
+            self._write_system_sidecar(revision.system_id, revision.spec.name, revision.number - 1)
+        else:
+            sidecars.remove("systems", revision.system_id)
+
+    def _write_system_sidecar(self, system_id: SystemId, name: str, revision: int) -> None:
+        installation = self._around.store.installation_id()
+        document = {"name": name, "revision": revision, "installation": installation}
+        self._around.host.sidecars.write("systems", system_id, document)
 
     def _submit_job(
         self, kind: OperationKind, subject: str, goal: dict[str, object], request: Request

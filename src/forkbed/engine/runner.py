@@ -18,6 +18,7 @@ from forkbed.core.operations.records import (
     Event,
     JournalEntry,
     Operation,
+    OperationKind,
     OperationStatus,
     StepStatus,
 )
@@ -125,9 +126,12 @@ class OperationRunner:
             self._around.store.save_system(replace(record, wanted=merged, up=up, changed_at=now))
 
     def _leave_as_is(self) -> None:
-        """After a cancellation, what is there is what is wanted: nobody goes on behind the person's back."""
+        """After a cancellation, what is there is what is wanted: nobody goes on behind the person's back.
+
+        Not after one of a `reconcile`: that gave way to a person's wish, and what it was about is still wanted.
+        """
         record = self._system_or_none()
-        if record is None:
+        if record is None or self._operation.kind is OperationKind.RECONCILE:
             return
         try:
             view = observe(self._around.host, self._around.store, record.id)

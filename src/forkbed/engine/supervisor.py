@@ -108,6 +108,8 @@ class Supervisor:
                 self.look()
             except OperationalError as error:
                 log.warning("supervision-postponed", error=str(error))
+            except Exception as error:
+                log.error("supervision-failed", exc_info=error)
 
     def look(self) -> int:
         """Compare once; returns how many operations were begun to put something right."""
