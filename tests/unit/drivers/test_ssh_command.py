@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from forkbed.base.errors import Kind
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import InstallationId
+from forkbed.drivers.guests.keys import KeyStore
+from forkbed.drivers.guests.ssh import SshAccess
 from forkbed.drivers.guests.ssh_command import SshTarget, connection_failure, ssh_argv
 
 TARGET = SshTarget(
@@ -55,3 +58,10 @@ def test_complaints(complaint: tuple[str, ...], kind: Kind, words: str) -> None:
     assert words in failure.brief
     assert failure.details == complaint
     assert failure.remedy
+
+
+def test_a_directory_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
+    keys = KeyStore(tmp_path / "keys", InstallationId("t0st"))
+    with pytest.raises(OperationalError) as failure:
+        SshAccess(keys, tmp_path / ("x" * 100))
+    assert failure.value.kind is Kind.INVALID

@@ -14,7 +14,7 @@ from forkbed.core.systems.spec import ProbeKind, ProbeSpec, ResolvedMachine, Res
 from forkbed.core.systems.steps import Effect
 from forkbed.drivers.guests.agent import Agents, AskAgent
 from forkbed.drivers.guests.keys import KeyStore
-from forkbed.drivers.guests.probes import PROBE_TIMEOUT_S, greets, probe_http, probe_tcp
+from forkbed.drivers.guests.probes import PROBE_TIMEOUT_S, greeting, probe_http, probe_tcp
 from forkbed.drivers.guests.seeds import SeedStore
 from forkbed.drivers.guests.setup import run_setup
 from forkbed.drivers.guests.ssh import SshAccess
@@ -63,7 +63,7 @@ class RealGuests:
         keys = KeyStore(settings.state_dir / "ssh", settings.installation)
         self._seeds = SeedStore(settings.state_dir / "seeds", keys)
         self._ssh = SshAccess(keys, settings.runtime_dir)
-        self._answering: dict[MachineId, Place] = {}  # the NIC where ssh last answered
+        self._answering: dict[MachineId, tuple[Place, str]] = {}  # where ssh last answered, and its greeting
 
     def seed(self, machine: ResolvedMachine, content: SeedContent, digest: str) -> Effect:
         """Write the machine's seed disk."""
@@ -177,15 +177,16 @@ class RealGuests:
         pairs = zip(address.machine.nics, address.networks, strict=True)
         return [(self._namespace(network), str(nic.address)) for nic, network in pairs]
 
-    def _find_greeting(self, address: GuestAddress, connect_timeout_s: float) -> Place | None:
-        """The first NIC where ssh answers."""
+    def _find_greeting(self, address: GuestAddress, connect_timeout_s: float) -> tuple[Place, str] | None:
+        """The first NIC where ssh answers, and its greeting."""
         for place in self._places(address):
             try:
-                if greets(*place, connect_timeout_s=connect_timeout_s):
-                    self._answering[address.machine.id] = place
-                    return place
+                said = greeting(*place, connect_timeout_s=connect_timeout_s)
             except OperationalError:  # this network is being made; another may do
                 continue
+            if said:
+                self._answering[address.machine.id] = place, said
+                return place, said
         return None
 
     def _target(self, address: GuestAddress) -> SshTarget:
@@ -196,14 +197,14 @@ class RealGuests:
             raise OperationalError(
                 Kind.UNREACHABLE, f"machine {machine.name}", "it has no network, so ssh cannot reach it"
             )
-        place = self._answering.get(machine.id)
-        if place not in places or not self._ssh.is_connected(machine.id):
-            place = self._find_greeting(address, _COMMAND_CONNECT_TIMEOUT_S)
-        if place is None:
+        answering = self._answering.get(machine.id)
+        if answering is None or answering[0] not in places or not self._ssh.is_connected(machine.id):
+            answering = self._find_greeting(address, _COMMAND_CONNECT_TIMEOUT_S)
+        if answering is None:
             raise OperationalError(
                 Kind.UNREACHABLE,
                 f"machine {machine.name}",
                 f"ssh: no server answers at {', '.join(host for _, host in places)}",
                 "`forkbed console` shows what the guest is doing",
             )
-        return self._ssh.target(machine.id, machine.instance_id, machine.name, place)
+        return self._ssh.target(machine, *answering)

@@ -12,7 +12,8 @@ from forkbed.ports.guests import ProbeAnswer
 PROBE_TIMEOUT_S = 5.0
 _GOOD = ProbeAnswer(True, "")
 _SSH_PORT = 22
-_SSH_GREETING = b"SSH-"
+_SSH_GREETING = "SSH-"
+_LONGEST_GREETING = 1024
 _GREETING_TIMEOUT_S = 5.0
 
 
@@ -46,8 +47,8 @@ def probe_http(namespace: str, address: str, port: int, path: str, status: int) 
     return _GOOD
 
 
-def greets(namespace: str, address: str, *, connect_timeout_s: float) -> bool:
-    """Whether an ssh server answers there with its greeting.
+def greeting(namespace: str, address: str, *, connect_timeout_s: float) -> str:
+    """What the ssh server there says of itself ("SSH-2.0-OpenSSH_9.2"); "" if none answers.
 
     The time limit for connecting is short because a guest that is not up yet does not answer at all: a new try
     finds it sooner than a repeated packet of an old one. One that took the connection gets more time.
@@ -55,20 +56,21 @@ def greets(namespace: str, address: str, *, connect_timeout_s: float) -> bool:
     try:
         connection = connect(namespace, (address, _SSH_PORT), connect_timeout_s)
     except OSError:
-        return False
+        return ""
     with connection:
         try:
             connection.settimeout(_GREETING_TIMEOUT_S)
-            return _receive(connection, len(_SSH_GREETING)) == _SSH_GREETING
+            line = _receive_line(connection)
         except OSError:
-            return False
+            return ""
+    return line if line.startswith(_SSH_GREETING) else ""
 
 
-def _receive(connection: socket.socket, length: int) -> bytes:
+def _receive_line(connection: socket.socket) -> str:
     data = b""
-    while len(data) < length and (more := connection.recv(length - len(data))):
+    while b"\n" not in data and len(data) < _LONGEST_GREETING and (more := connection.recv(256)):
         data += more
-    return data
+    return data.partition(b"\n")[0].decode(errors="replace").strip()
 
 
 def _words(error: OSError) -> str:

@@ -3,25 +3,27 @@
 The kept connection is a process of its own that outlives the controller; a later one finds it by its socket. It
 makes a command in a guest cost a few milliseconds instead of a whole handshake.
 
-A connection carries one command at a time. OpenSSH's server would take several, but dropbear closes a command that
-begins while another one ends, without its output or status (measured: up to 9 of 16 at once). So a command that
-finds the kept connection taken gets one of its own, which ends with it.
+With OpenSSH's server a connection carries several commands. With any other it carries one at a time: dropbear closes a
+command that begins while another one ends, without its output or status (measured: up to 9 of 16 at once). A command
+that finds the kept connection full gets one of its own, which ends with it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import socket
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from forkbed.base.errors import OperationalError
+from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import MachineId
+from forkbed.core.systems.spec import ResolvedMachine
 from forkbed.drivers import processes
 from forkbed.drivers.guests import scripts
 from forkbed.drivers.guests.keys import KeyStore
@@ -33,34 +35,46 @@ from forkbed.ports.guests import CommandRequest
 _CONNECT_TIMEOUT_S = 15.0
 _POLL_S = 0.005
 _END_TIMEOUT_S = 10.0
+_COMMANDS_ON_SHARED = 8  # OpenSSH's server allows 10 unless told otherwise
+_LONGEST_DIRECTORY = (
+    107 - len("/0123456789ab-99") - len(".0123456789abcdef")
+)  # a socket's name, while ssh makes it
+_SHARING_SERVER = "OpenSSH"
 
 
 class SshAccess:
     """Kept connections and commands. Thread-safe."""
 
     def __init__(self, keys: KeyStore, runtime_dir: Path) -> None:
-        """`runtime_dir` has to be short: a socket's path holds 107 characters, 17 of them ssh's own."""
+        """`runtime_dir` has to be short. INVALID if it is not."""
         self._keys = keys
         self._directory = runtime_dir / "ssh"
+        if len(os.fsencode(self._directory)) > _LONGEST_DIRECTORY:
+            raise OperationalError(
+                Kind.INVALID,
+                str(self._directory),
+                f"is too long for sockets: at most {_LONGEST_DIRECTORY} bytes",
+                "set FORKBED_RUNTIME_DIR to a shorter path",
+            )
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.Lock()
         self._locks: defaultdict[MachineId, threading.Lock] = defaultdict(threading.Lock)
-        self._taken: defaultdict[MachineId, set[int]] = defaultdict(
-            set
-        )  # connections in use; 0 is the kept one
+        # How many commands each connection carries, by number; 0 is the kept one.
+        self._carried: defaultdict[MachineId, Counter[int]] = defaultdict(Counter)
         self._masters: dict[Path, processes.Process] = {}  # by the connection's socket
 
-    def target(self, machine_id: MachineId, instance_id: str, name: str, place: tuple[str, str]) -> SshTarget:
-        """The guest at `place`, a namespace's path and an address in it."""
+    def target(self, machine: ResolvedMachine, place: tuple[str, str], greeting: str) -> SshTarget:
+        """The guest at `place`, a namespace's path and an address in it, whose server greets like that."""
         namespace, address = place
         return SshTarget(
-            subject=f"machine {name}",
+            subject=f"machine {machine.name}",
             namespace=namespace,
             address=address,
-            instance_id=instance_id,
+            instance_id=machine.instance_id,
             key=self._keys.login_key_path,
-            known_hosts=self._keys.known_hosts_path(instance_id),
-            control=self._control(machine_id, 0),
+            known_hosts=self._keys.known_hosts_path(machine.instance_id),
+            control=self._control(machine.id, 0),
+            shared=_SHARING_SERVER in greeting,
         )
 
     def is_connected(self, machine_id: MachineId) -> bool:
@@ -91,7 +105,7 @@ class SshAccess:
             )
         else:
             script = scripts.shell_script(request.user)
-        number = self._take(machine_id)
+        number = self._take(machine_id, shared=target.shared)
         target = replace(target, control=self._control(machine_id, number))
         log = self._log()
         try:
@@ -123,18 +137,20 @@ class SshAccess:
             for control in [kept, *self._directory.glob(f"{kept.name}-*")]:
                 self._close(control)
 
-    def _take(self, machine_id: MachineId) -> int:
+    def _take(self, machine_id: MachineId, *, shared: bool) -> int:
+        """The number of a connection that has room: the kept one, else one of the command's own."""
+        most = _COMMANDS_ON_SHARED if shared else 1
         with self._lock:
-            taken = self._taken[machine_id]
-            number = next(number for number in count() if number not in taken)
-            taken.add(number)
+            carried = self._carried[machine_id]
+            number = next(number for number in count() if carried[number] < (1 if number else most))
+            carried[number] += 1
             return number
 
     def _release(self, machine_id: MachineId, number: int) -> None:
-        if number > 0:
+        if number:
             self._close(self._control(machine_id, number))
         with self._lock:
-            self._taken[machine_id].discard(number)
+            self._carried[machine_id][number] -= 1
 
     def _close(self, control: Path) -> None:
         self._control_command(control, "exit")
@@ -151,7 +167,7 @@ class SshAccess:
     def _end(self, target: SshTarget, token: str) -> None:
         """End a command in the guest. If the guest cannot be reached there is nothing more we can do.
 
-        The connection ends too: the next command on it could begin while this one is still ending.
+        A connection that is not shared ends too: the next command on it could begin while this one is still ending.
         """
         log = self._log()
         argv = (*ssh_argv(target, "-T", log=log), scripts.end_script(token))
@@ -163,7 +179,8 @@ class SshAccess:
             pass
         finally:
             log.unlink(missing_ok=True)
-            self._close(target.control)
+            if not target.shared:
+                self._close(target.control)
 
     def _await(self, master: processes.Process, target: SshTarget, log: Path) -> None:
         deadline = time.monotonic() + _CONNECT_TIMEOUT_S

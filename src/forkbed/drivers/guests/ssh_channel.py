@@ -54,6 +54,7 @@ class SshChannel:
     ) -> None:
         """Start the client. `log` is the file in which it complains; it is removed with the channel."""
         self._released = released
+        self._left = False
         self._trailer = trailer
         self._target = target
         self._log = log
@@ -93,6 +94,9 @@ class SshChannel:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._left:
+            return
+        self._left = True
         ended_by_itself = self._process.poll() is not None
         if not ended_by_itself:
             processes.kill_group(self._process)

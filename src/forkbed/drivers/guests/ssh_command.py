@@ -24,6 +24,7 @@ class SshTarget:
     key: Path
     known_hosts: Path
     control: Path  # socket of the kept connection
+    shared: bool = False  # whether the server carries several commands on one connection
 
 
 def ssh_argv(target: SshTarget, *options: str, log: Path) -> tuple[str, ...]:
