@@ -11,6 +11,7 @@ from blake3 import blake3
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import ImageId
 from forkbed.drivers.images.bootstrap import host_sources
+from forkbed.drivers.images.cache import BuildCache, BuiltDisk
 from forkbed.drivers.images.content import hash_disk, hash_file
 from forkbed.drivers.images.micro import loading_order
 from forkbed.drivers.images.store import ImageStore, StoredImage
@@ -135,3 +136,21 @@ def test_modules_are_loaded_after_what_they_need() -> None:
     }
     order = loading_order(dependencies, ("virtio_rng", "built_in"))
     assert order == ("kernel/virtio_ring.ko", "kernel/virtio.ko", "kernel/virtio-rng.ko")
+
+
+def test_the_cache_gives_up_what_was_not_used_for_longest(tmp_path: Path) -> None:
+    cache = BuildCache(tmp_path)
+    for number, key in enumerate(("old", "base", "used", "new")):
+        file = tmp_path / "file"
+        file.write_bytes(bytes(100))
+        cache.add_disk(key, BuiltDisk(file, ImageId(key), MIB, "", key, "micro", "forkbed"))
+        os.utime(tmp_path / f"disks/{key}.qcow2", (number, number))
+    assert cache.disk("used") is not None  # asked for: the youngest now
+    cache.trim(keep=("base",), limit_bytes=250)
+    assert [key for key in ("old", "base", "used", "new") if cache.disk(key)] == ["base", "used"]
+    assert not (tmp_path / "disks/old.json").exists()
+    archive = tmp_path / "archive"
+    archive.write_bytes(bytes(10))
+    cache.add_root("r", archive)
+    assert cache.root("r") == tmp_path / "roots/r.tar.zst"
+    assert cache.root("other") is None

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -22,8 +21,9 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import ImageId
 from forkbed.core.images.recipe import BUILT_IN_BASES, KernelFlavour, RecipeSpec, base_key, disk_key, root_key
 from forkbed.drivers import processes
-from forkbed.drivers.images import bootstrap, debian, disk, durable, guestfiles, micro, provision, qemu_img
+from forkbed.drivers.images import bootstrap, debian, disk, guestfiles, micro, provision, qemu_img
 from forkbed.drivers.images.bootstrap import AptEnvironment, Bootstrap
+from forkbed.drivers.images.cache import BuildCache, BuiltDisk
 from forkbed.drivers.images.content import hash_disk, hash_file
 from forkbed.drivers.images.provision import RootFileSystem
 from forkbed.drivers.images.watched import run_contained
@@ -62,27 +62,14 @@ class BaseImage:
     os: str
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltDisk:
-    """A finished disk in the cache: what the library needs to take it over."""
-
-    path: Path
-    image_id: ImageId
-    size_bytes: int
-    stored_blake3: str
-    root_key: str
-    os: str
-    seed: str  # how its guests are set up: "forkbed", "cloud-init" or "none"
-
-
 class ImageBuilder:
     """Builds in, and keeps results in, one cache directory."""
 
     def __init__(self, cache_dir: Path, network_namespace: Path | None) -> None:
-        self._cache = cache_dir
+        self._directory = cache_dir
+        self._cache = BuildCache(cache_dir)
         self._apt = AptEnvironment(cache_dir / "apt" / bootstrap.SUITE, network_namespace)
-        for part in ("disks", "roots", "staging"):
-            (cache_dir / part).mkdir(parents=True, exist_ok=True)
+        (cache_dir / "staging").mkdir(exist_ok=True)
 
     def build(self, recipe: RecipeSpec, base: BaseImage | None, progress: Progress) -> BuiltDisk:
         """The disk of a recipe; `base` is the image that it names, None for a built-in base.
@@ -94,19 +81,21 @@ class ImageBuilder:
         wanted = root_key(below, recipe)
         size_bytes = recipe.size_bytes or (base.size_bytes if base else _SIZES[recipe.base])
         key = disk_key(wanted, size_bytes, _digest(_DISK_SOURCES))
-        known = self._known_disk(key)
+        known = self._cache.disk(key)
         if known is not None:
             progress.tell("built before with the same content")
             return known
         with self._turn(progress) as staging:
-            known = self._known_disk(key)
+            known = self._cache.disk(key)
             if known is not None:
                 return known
-            root = RootFileSystem(staging / "root", self._apt, self._cache / "build.log", progress)
+            root = RootFileSystem(staging / "root", self._apt, self._directory / "build.log", progress)
             root.log.unlink(missing_ok=True)
             self._make_root(root, recipe, base, below, wanted)
             os_name = base.os if base else recipe.base
-            return self._make_disk(root, key, size_bytes, wanted, os_name)
+            built = self._make_disk(root, key, size_bytes, wanted, os_name)
+            self._cache.trim(keep=(key, wanted, below))
+            return built
 
     def _key_below(self, recipe: RecipeSpec, base: BaseImage | None, kernel: KernelFlavour) -> str:
         if base is not None:
@@ -190,31 +179,10 @@ class ImageBuilder:
         qemu_img.convert(
             raw, "raw", stored, "qcow2", log=root.log, subject="disk of the image", progress=root.progress
         )
-        stored.chmod(0o444)
         built = BuiltDisk(
-            self._cache / "disks" / f"{key}.qcow2",
-            image_id,
-            size_bytes,
-            hash_file(stored),
-            wanted,
-            os_name,
-            _seed_of(root.path),
+            stored, image_id, size_bytes, hash_file(stored), wanted, os_name, _seed_of(root.path)
         )
-        durable.move_into_place(stored, built.path)
-        durable.write_json(built.path.with_suffix(".json"), {**asdict(built), "path": built.path.name})
-        return built
-
-    def _known_disk(self, key: str) -> BuiltDisk | None:
-        described = self._cache / "disks" / f"{key}.json"
-        with suppress(FileNotFoundError):
-            built = BuiltDisk(**json.loads(described.read_text()))
-            path = described.with_suffix(".qcow2")
-            if path.exists():
-                return replace(built, path=path)
-        return None
-
-    def _root_archive(self, key: str) -> Path:
-        return self._cache / "roots" / f"{key}.tar.zst"
+        return self._cache.add_disk(key, built)
 
     def _keep(self, key: str, root: RootFileSystem) -> None:
         aside = root.path.parent / "root.tar.zst"
@@ -225,12 +193,12 @@ class ImageBuilder:
             subject="root file system",
             progress=root.progress,
         )
-        durable.move_into_place(aside, self._root_archive(key))
+        self._cache.add_root(key, aside)
 
     def _unpack(self, key: str, root: RootFileSystem) -> bool:
         """Unpack a kept root file system; whether there is one."""
-        archive = self._root_archive(key)
-        if not archive.exists():
+        archive = self._cache.root(key)
+        if archive is None:
             return False
         self._untar(archive, root)
         return True
@@ -248,7 +216,7 @@ class ImageBuilder:
     @contextmanager
     def _turn(self, progress: Progress) -> Iterator[Path]:
         """Wait for the cache's one build at a time; gives an empty staging directory."""
-        with (self._cache / "build.lock").open("a") as lock:
+        with (self._directory / "build.lock").open("a") as lock:
             waiting = False
             while not _try_lock(lock.fileno()):
                 if not waiting:
@@ -256,7 +224,7 @@ class ImageBuilder:
                 waiting = True
                 progress.check_cancelled()
                 time.sleep(_WAIT_S)
-            staging = self._cache / "staging" / "build"
+            staging = self._directory / "staging" / "build"
             _remove_tree(staging)
             staging.mkdir()
             try:

@@ -17,7 +17,8 @@ from forkbed.core.images import foreign
 from forkbed.core.images.recipe import BUILT_IN_BASES
 from forkbed.core.images.reference import ImageName, find, parse_name, short_id
 from forkbed.drivers.images import durable, qemu_img
-from forkbed.drivers.images.builder import BaseImage, BuiltDisk, ImageBuilder
+from forkbed.drivers.images.builder import BaseImage, ImageBuilder
+from forkbed.drivers.images.cache import BuiltDisk
 from forkbed.drivers.images.content import hash_disk, hash_file
 from forkbed.drivers.images.names import NameFiles
 from forkbed.drivers.images.store import FORMAT, ImageStore, StoredImage
