@@ -11,6 +11,7 @@ import pytest
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.operations.records import OperationStatus, Requester
+from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.view import Power
 from forkbed.drivers.simulated.world import Fault
 from forkbed.engine.requests import PowerAction, Request, UpOptions
@@ -436,3 +437,51 @@ def test_a_paused_machine_is_said_to_be_paused(installation: Installation) -> No
     with pytest.raises(OperationalError, match="paused") as caught:
         installation.controller.open_command("pair", "boss", CommandRequest(("true",)))
     assert "forkbed resume pair/boss" in caught.value.remedy
+
+
+SECRETIVE = TWO_MACHINES.replace(
+    "  boss:\n", "  boss:\n    files: [{path: /a, source: a}]\n    secrets: [{path: /k, source: k}]\n"
+)
+
+
+def test_secrets_and_files_go_with_their_system(installation: Installation) -> None:
+    manifest = ManifestBundle("system.yaml", SECRETIVE, {"a": b"text"}, {"k": b"s3cret"})
+    assert succeeded(installation.ended(installation.controller.up(manifest, UpOptions(), PERSON)))
+    assert b"s3cret" in installation.world.secrets.values()
+    installation.up(TWO_MACHINES, UpOptions(restart=True))
+    assert b"s3cret" in installation.world.secrets.values(), "an earlier revision still names it"
+    installation.down("pair", delete=True)
+    assert b"s3cret" not in installation.world.secrets.values()
+    assert installation.world.contents == {}
+
+
+def test_a_lost_database_is_not_garbage(installation: Installation) -> None:
+    manifest = ManifestBundle("system.yaml", SECRETIVE, {"a": b"text"}, {"k": b"s3cret"})
+    installation.ended(installation.controller.up(manifest, UpOptions(), PERSON))
+    record = installation.store.system("pair")
+    assert record is not None
+    installation.store.delete_system(record.id)
+    for machine_id in list(installation.world.machines):
+        installation.world.power_off(installation.world.machines[machine_id])
+        del installation.world.machines[machine_id]  # only seeds, disks and sidecars are left
+    report = installation.controller.garbage(dry_run=False, request=PERSON)
+    assert report.items == ()
+    assert installation.world.seeds
+    assert b"s3cret" in installation.world.secrets.values()
+
+
+def test_a_guest_that_is_still_booting_is_asked_to_shut_down_again(installation: Installation) -> None:
+    installation.up(TWO_MACHINES)
+    installation.world.stubborn.add("boss")
+    asked: list[float] = []
+
+    def hear(call: str, subject: str) -> None:
+        if (call, subject) == ("hypervisor.shut_down", "boss"):
+            asked.append(installation.world.clock.now())
+            if len(asked) == 3:
+                installation.world.stubborn.clear()
+
+    installation.world.on_call = hear
+    assert succeeded(installation.power("pair", PowerAction.STOP, "boss"))
+    assert len(asked) == 3
+    assert asked[-1] - asked[0] < 15

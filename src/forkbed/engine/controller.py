@@ -77,8 +77,7 @@ class Controller:
         self._options = options
         self._acceptance = Acceptance(around.host, around.store, options)
         self._description = Description(around.host, around.store)
-        self._garbage = Garbage(around.host, around.store)
-        self._accepting = threading.Lock()
+        self._garbage = Garbage(around.host, around.store, around.accepting)
         jobs = Jobs(around)
         runs: dict[OperationKind, RunToEnd] = dict.fromkeys(OperationKind, self._run_on_system)
         for kind in (
@@ -128,7 +127,7 @@ class Controller:
         if earlier is not None:
             return earlier
         # two people at once: the second is considered against what the first has stored
-        with self._accepting:
+        with self._around.accepting:
             considered = self._acceptance.consider(bundle)
             self._check_match(considered.before, considered.spec.name, request)
             check_refusals(considered, options)
@@ -310,12 +309,13 @@ class Controller:
     def image_build(self, bundle: RecipeBundle, request: Request) -> Operation:
         """Build an image from a recipe."""
         contents = self._around.host.contents
-        goal: dict[str, object] = {
-            "file_name": bundle.file_name,
-            "text": bundle.text,
-            "files": {path: contents.put(data) for path, data in bundle.files.items()},
-        }
-        return self._submit_job(OperationKind.IMAGE_BUILD, bundle.file_name, goal, request)
+        with self._around.accepting:
+            goal: dict[str, object] = {
+                "file_name": bundle.file_name,
+                "text": bundle.text,
+                "files": {path: contents.put(data) for path, data in bundle.files.items()},
+            }
+            return self._submit_job(OperationKind.IMAGE_BUILD, bundle.file_name, goal, request)
 
     def image_import(self, path: Path, name: str, request: Request) -> Operation:
         """Take over an uploaded temporary file: the operation removes it, whatever its end."""

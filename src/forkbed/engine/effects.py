@@ -38,6 +38,7 @@ from forkbed.ports.volumes import BaseImage
 GUEST_MTU = 1442  # leaves room for a tunnel's headers in a 1500-byte network
 REACHABLE_TIMEOUT_S = 300.0
 _STOP_POLL_S = 0.2
+_ASK_AGAIN_S = 5.0
 _CONSOLE_TAIL_BYTES = 1500
 _LOOK_EVERY_S = 2.0
 
@@ -149,10 +150,15 @@ class Effects:
             return Effect.ALREADY
         clock = self._host.clock
         if timeout_s > 0:
-            self._host.hypervisor.shut_down(machine_id)
             deadline = clock.now() + timeout_s
+            asked_at = float("-inf")
             progress.tell("the guest shuts down")
             while clock.now() < deadline:
+                if (
+                    clock.now() - asked_at >= _ASK_AGAIN_S
+                ):  # a guest that is still booting misses the first time
+                    self._host.hypervisor.shut_down(machine_id)
+                    asked_at = clock.now()
                 clock.sleep(_STOP_POLL_S)
                 progress.check_cancelled()
                 seen = self._seen(machine_id)

@@ -6,6 +6,7 @@ lost, and then the sidecars are all that is left of it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +14,10 @@ from functools import partial
 from forkbed.base.ids import SystemId
 from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.view import MachineView, Power, SystemView
-from forkbed.engine.acceptance import kept_secrets
 from forkbed.engine.host import Host
 from forkbed.engine.observation import observe_all
 from forkbed.engine.requests import GarbageItem
+from forkbed.engine.retention import forget_unused_contents
 from forkbed.ports.progress import Progress
 from forkbed.ports.store import Store, SystemRecord
 
@@ -30,9 +31,11 @@ class _Finding:
 class Garbage:
     """Finds and removes what nothing needs."""
 
-    def __init__(self, host: Host, store: Store) -> None:
+    def __init__(self, host: Host, store: Store, accepting: threading.Lock) -> None:
+        """`accepting` is the lock under which contents are stored, see `retention`."""
         self._host = host
         self._store = store
+        self._accepting = accepting
 
     def find(self) -> tuple[GarbageItem, ...]:
         """What a collection would remove now."""
@@ -46,16 +49,18 @@ class Garbage:
             progress.tell(f"removing {finding.item.kind} {finding.item.name}")
             finding.remove()
             removed.append(finding.item)
-        self._forget_contents()
+        with self._accepting:
+            forget_unused_contents(self._host, self._store)
         return tuple(removed)
 
     def _findings(self) -> Iterable[_Finding]:
         records = {record.id: record for record in self._store.systems()}
-        recoverable = set(self._host.sidecars.read_all("systems"))
+        lost = set(self._host.sidecars.read_all("systems")) - records.keys()
         findings: list[_Finding] = []
         for system_id, view in observe_all(self._host, self._store).items():
             record = records.get(system_id)
-            if record is None and system_id in recoverable:
+            # a seed whose machine is not defined has no system; it may be of one that was lost
+            if record is None and (system_id in lost or (lost and not system_id)):
                 continue
             busy = record is not None and self._store.operations(
                 system_id=system_id, active_only=True, limit=1
@@ -71,6 +76,8 @@ class Garbage:
         host = self._host
         declared = record.resolved if record else None
         reason = f"no longer in system {record.name}" if record else f"its system {system_id} is gone"
+        if not system_id:
+            reason = "no machine is defined that it belongs to"
         machines = {machine.id for machine in declared.machines} if declared else set()
         volumes = {v.id for machine in declared.machines for v in machine.volumes} if declared else set()
         networks = {n.id for n in declared.networks} if declared and record and record.up else set()
@@ -97,15 +104,3 @@ class Garbage:
         if seen.power is not Power.ABSENT:
             self._host.hypervisor.undefine(seen.machine_id)
         self._host.guests.remove_seed(seen.machine_id)
-
-    def _forget_contents(self) -> None:
-        """Remove files and secrets that no revision names."""
-        hashes: set[str] = set()
-        versions: set[str] = set()
-        for record in self._store.systems():
-            for revision in self._store.revisions(record.id):
-                hashes |= set(revision.files.values())
-                for machine in revision.spec.machines:
-                    hashes |= {file.content_hash for file in machine.files}
-                    versions |= {secret.version for secret in machine.secrets}
-        self._host.contents.keep_only(frozenset(hashes), kept_secrets(frozenset(versions)))

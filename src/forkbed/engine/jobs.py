@@ -127,5 +127,5 @@ class Jobs:
         return {"image_id": image.id, "names": list(image.names)}
 
     def _collect(self, operation: Operation, progress: Progress) -> dict[str, object]:
-        removed = Garbage(self._around.host, self._around.store).collect(progress)
+        removed = Garbage(self._around.host, self._around.store, self._around.accepting).collect(progress)
         return {"removed": [f"{item.kind} {item.name}" for item in removed]}

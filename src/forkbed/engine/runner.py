@@ -30,6 +30,7 @@ from forkbed.engine.effects import BootEnded, Effects
 from forkbed.engine.host import Host
 from forkbed.engine.hub import Hub, StepProgress
 from forkbed.engine.observation import observe
+from forkbed.engine.retention import forget_unused_contents
 from forkbed.ports.progress import Cancelled
 from forkbed.ports.store import Store, SystemRecord
 
@@ -43,13 +44,17 @@ Boundary = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What runners share. `boundary` is told every journalled step boundary: tests die there."""
+    """What runners share. `boundary` is told every journalled step boundary: tests die there.
+
+    `accepting` is held while contents are stored and the revision that names them is not there yet.
+    """
 
     host: Host
     store: Store
     hub: Hub
     executor: Executor
     boundary: Boundary
+    accepting: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(slots=True)
@@ -102,6 +107,7 @@ class OperationRunner:
             self._check_cancelled()
             record = self._system()
             if record is None:
+                self._forget_contents()
                 return self._end(OperationStatus.SUCCEEDED, None)
             plan = self._plan(record)
             if plan is None:
@@ -292,7 +298,12 @@ class OperationRunner:
     def _succeed(self, record: SystemRecord) -> None:
         if self._goal.delete:
             forget_system(self._around.host, self._around.store, record)
+            self._forget_contents()
         self._end(OperationStatus.SUCCEEDED, None)
+
+    def _forget_contents(self) -> None:
+        with self._around.accepting:
+            forget_unused_contents(self._around.host, self._around.store)
 
     def _set_status(self, status: OperationStatus, error: OperationalError | None = None) -> None:
         stored = self._around.store.set_status(
