@@ -38,7 +38,7 @@ HARD_WORDS = [
 
 
 def script_in(directory: Path, script: str) -> str:
-    return script.replace(scripts.DIRECTORY, str(directory))
+    return script.replace(scripts.DIRECTORY, str(directory)).replace(scripts.OUTPUT_DIRECTORY, str(directory))
 
 
 def run(shell: Sequence[str], script: str) -> subprocess.CompletedProcess[bytes]:
@@ -174,14 +174,13 @@ def running(marker: str) -> list[int]:
 
 def test_the_agent_script_streams_through_files(tmp_path: Path) -> None:
     """The same steps as `agent.AgentChannel`, with local shells in the agent's place."""
-    base = tmp_path / "t"
     script = script_in(
         tmp_path, scripts.agent_script(["sh", "-c", "wc -c; echo bad >&2; exit 3"], "root", "t")
     )
     script = re.sub(r"cd /root 2>/dev/null", "cd /", script)
     process = subprocess.Popen(["/bin/sh", "-c", script])
     deadline = time.monotonic() + 10
-    while not base.with_suffix(".err").exists():
+    while not (tmp_path / "forkbed-t.stderr").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     for piece in (b"x" * 300_000, b"y" * 5):
@@ -192,7 +191,7 @@ def test_the_agent_script_streams_through_files(tmp_path: Path) -> None:
     assert process.poll() is None, "the command must not see the end of its input between two pieces"
     run(["/bin/sh", "-c"], script_in(tmp_path, scripts.agent_close_script("t")))
     assert process.wait(10) == 3
-    assert base.with_suffix(".out").read_bytes().strip() == b"300005"
-    assert base.with_suffix(".err").read_bytes() == b"bad\n"
+    assert (tmp_path / "forkbed-t.stdout").read_bytes().strip() == b"300005"
+    assert (tmp_path / "forkbed-t.stderr").read_bytes() == b"bad\n"
     run(["/bin/sh", "-c"], script_in(tmp_path, scripts.end_script("t")))
     assert list(tmp_path.iterdir()) == []

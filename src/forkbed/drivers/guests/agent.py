@@ -98,8 +98,8 @@ class AgentChannel:
         script = scripts.agent_script(request.argv, request.user, self._token)
         self._pid = agents.shell(machine_id, script)
         self._files = {
-            "stdout": self._open_file(f"{self._token}.out", subject),
-            "stderr": self._open_file(f"{self._token}.err", subject),
+            name: self._open_file(scripts.output_path(self._token, name), subject)
+            for name in ("stdout", "stderr")
         }
 
     def __enter__(self) -> Self:
@@ -168,12 +168,12 @@ class AgentChannel:
         if self._status is None:
             self._status = self._agents.status(self._machine_id, self._pid)
 
-    def _open_file(self, name: str, subject: str) -> int:
+    def _open_file(self, path: str, subject: str) -> int:
         """A handle in the agent for a file that the command's script is about to make."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             try:
-                words = {"path": f"{scripts.DIRECTORY}/{name}", "mode": "r"}
+                words = {"path": path, "mode": "r"}
                 return int(self._agents.call(self._machine_id, "guest-file-open", words))
             except OperationalError as error:
                 if error.kind is Kind.UNREACHABLE:

@@ -13,6 +13,7 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers.guests.trailer import status_mark
 
 DIRECTORY = "/run/forkbed/commands"
+OUTPUT_DIRECTORY = "/var/tmp"  # on disk: output may be larger than the guest's memory
 _ROOT = "root"
 _LONGEST_SCRIPT = 120_000  # Linux takes 128 KiB in one argument
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -64,16 +65,17 @@ def shell_script(user: str) -> str:
 
 def end_script(token: str) -> str:
     """End the command recorded under `token` with all it started: politely, after two seconds by force."""
+    leftovers = f"{DIRECTORY}/{token}.* {OUTPUT_DIRECTORY}/forkbed-{token}.*"
     return _posix_shell(
         f"""
 leader=$(cat {DIRECTORY}/{token} 2>/dev/null)
 kill $(cat {DIRECTORY}/{token}.holder {DIRECTORY}/{token}.writer 2>/dev/null) 2>/dev/null
-[ -n "$leader" ] || {{ rm -f {DIRECTORY}/{token}.*; exit 0; }}
+[ -n "$leader" ] || {{ rm -f {leftovers}; exit 0; }}
 kill -TERM -$leader 2>/dev/null || kill -TERM $leader
 tries=0
 while kill -0 $leader 2>/dev/null && [ $tries -lt 20 ]; do sleep 0.1; tries=$((tries + 1)); done
 kill -KILL -$leader 2>/dev/null
-rm -f {DIRECTORY}/{token} {DIRECTORY}/{token}.*
+rm -f {DIRECTORY}/{token} {leftovers}
 """.strip()
     )
 
@@ -84,16 +86,22 @@ def agent_script(argv: Sequence[str], user: str, token: str) -> str:
     A process of its own holds the pipe open, so that the command sees its end when `agent_close_script` ends it.
     """
     base = f"{DIRECTORY}/{token}"
+    output, errors = (output_path(token, name) for name in ("stdout", "stderr"))
     lines = [
-        f"umask 077; mkdir -p {DIRECTORY}; mkfifo {base}.in",
+        f"umask 077; mkdir -p {DIRECTORY} {OUTPUT_DIRECTORY}; mkfifo {base}.in",
         f"export HOME=/root USER=root LOGNAME=root PATH={_PATH}; cd /root 2>/dev/null || cd /",
         f"(exec sleep 99999999) 9<>{base}.in >/dev/null 2>&1 & echo $! >{base}.holder",
-        f"echo $$ >{base}; : >{base}.out; : >{base}.err",
-        f"({_as_user(argv, user)}) <{base}.in >{base}.out 2>{base}.err",
+        f"echo $$ >{base}; : >{output}; : >{errors}",
+        f"({_as_user(argv, user)}) <{base}.in >{output} 2>{errors}",
         "status=$?",
         f"kill $(cat {base}.holder) 2>/dev/null; rm -f {base}; exit $status",
     ]
     return f"exec setsid /bin/sh -c {shlex.quote(chr(10).join(lines))}"
+
+
+def output_path(token: str, name: str) -> str:
+    """Where the agent finds what the command writes to `stdout` or `stderr`."""
+    return f"{OUTPUT_DIRECTORY}/forkbed-{token}.{name}"
 
 
 def agent_input_script(token: str) -> str:
