@@ -485,3 +485,15 @@ def test_a_guest_that_is_still_booting_is_asked_to_shut_down_again(installation:
     assert succeeded(installation.power("pair", PowerAction.STOP, "boss"))
     assert len(asked) == 3
     assert asked[-1] - asked[0] < 15
+
+
+def test_checks_are_asked_when_all_is_up_and_fail_the_operation(installation: Installation) -> None:
+    text = TWO_MACHINES.replace("    after: [ops]\n", "    after: [ops]\n    checks: [{exec: check-it}]\n")
+    operation = installation.up(text)
+    assert succeeded(operation)
+    assert installation.store.journal(operation.id)[-1].key == "check boss"
+    installation.world.bad_probes.add("check-it")
+    operation = installation.up(text)
+    assert operation.status is OperationStatus.FAILED
+    assert "fails its checks" in str(operation.error)
+    assert installation.running() == {"ops", "boss"}, "a failed check stops nothing"

@@ -423,7 +423,7 @@ class Machine(Strict):
     )
     ready: tuple[Probe, ...] = Field((), description="When the machine counts as ready: all must pass.")
     checks: tuple[Probe, ...] = Field(
-        (), description="What holds when the machine does its work; `up` waits for `ready` only."
+        (), description="What holds when the machine does its work; `up` asks them at its end."
     )
     restart: RestartPolicy = Field(
         RestartPolicy.ALWAYS, description="Whether to start it again when it stopped by itself."

@@ -13,6 +13,7 @@ from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.spec import ProbeKind, ProbeSpec, ResolvedMachine, ResolvedSystem
 from forkbed.core.systems.steps import (
     AwaitReady,
+    CheckMachine,
     CreateVolume,
     DefineMachine,
     Effect,
@@ -85,6 +86,8 @@ class Effects:
                 return host.hypervisor.resume(machine_id)
             case AwaitReady():
                 return self._await_ready(step, progress)
+            case CheckMachine(machine=machine):
+                return self._check(machine, progress)
         assert_never(step)
 
     def _base_image(self, machine: ResolvedMachine) -> BaseImage:
@@ -172,7 +175,7 @@ class Effects:
     def _await_ready(self, step: AwaitReady, progress: Progress) -> Effect:
         """Wait for the guest, set it up, wait for its probes; then remember that this boot passed."""
         machine = step.machine
-        address = GuestAddress(machine, tuple(self._system.network(nic.network_id) for nic in machine.nics))
+        address = self._address(machine)
         spec = machine.spec
         needs_shell = bool(spec.setup) or any(probe.kind is ProbeKind.EXEC for probe in spec.ready)
         if needs_shell or not spec.ready:
@@ -186,15 +189,28 @@ class Effects:
         if spec.setup:
             self._host.guests.run_setup(address, spec.setup, progress)
         for probe in spec.ready:
-            self._await_probe(step, address, probe, progress)
+            self._await_probe(machine, probe, "is not ready", progress, lambda: self._check_boot(step))
         self._check_boot(step)
         self._store.mark_ready(machine.id, ReadyMark(step.boot_id, step.digest))
         return Effect.CHANGED
 
+    def _check(self, machine: ResolvedMachine, progress: Progress) -> Effect:
+        """Ask the machine's checks, each until it is good or its time is over."""
+        for probe in machine.spec.checks:
+            self._await_probe(machine, probe, "fails its checks", progress)
+        return Effect.ALREADY
+
     def _await_probe(
-        self, step: AwaitReady, address: GuestAddress, probe: ProbeSpec, progress: Progress
+        self,
+        machine: ResolvedMachine,
+        probe: ProbeSpec,
+        otherwise: str,
+        progress: Progress,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
+        """Ask until the answer is good; after the probe's time a FAULT that says the machine is `otherwise`."""
         clock = self._host.clock
+        address = self._address(machine)
         deadline = clock.now() + probe.timeout_s
         looked_at = clock.now()
         while True:
@@ -206,16 +222,19 @@ class Effects:
             if clock.now() >= deadline:
                 error = OperationalError(
                     Kind.FAULT,
-                    f"machine {step.machine.name}",
-                    f"not ready after {format_duration(probe.timeout_s)}: "
+                    f"machine {machine.name}",
+                    f"{otherwise} after {format_duration(probe.timeout_s)}: "
                     f"{describe_probe(probe)}: {answer.reason}",
                     "see `forkbed logs`; give the probe a longer `timeout` if the guest is only slow",
                 )
-                raise self._with_console(step.machine, error)
+                raise self._with_console(machine, error)
             if clock.now() - looked_at >= _LOOK_EVERY_S:
-                self._check_boot(step)
+                look()
                 looked_at = clock.now()
             clock.sleep(probe.interval_s)
+
+    def _address(self, machine: ResolvedMachine) -> GuestAddress:
+        return GuestAddress(machine, tuple(self._system.network(nic.network_id) for nic in machine.nics))
 
     def _check_boot(self, step: AwaitReady) -> None:
         """Raise if the boot that we wait for has ended, so that nobody waits for a guest that is gone."""

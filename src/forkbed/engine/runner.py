@@ -23,7 +23,7 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.core.systems.goal import Goal, Wanted
-from forkbed.core.systems.planner import PlannedStep, SystemPlan, plan_system
+from forkbed.core.systems.planner import PlannedStep, SystemPlan, plan_checks, plan_system
 from forkbed.core.systems.steps import Effect, step_machine, step_subject, step_verb
 from forkbed.core.systems.view import Power
 from forkbed.engine.effects import BootEnded, Effects
@@ -114,8 +114,10 @@ class OperationRunner:
                 self._pause()
                 continue
             if not plan.steps and not self._run.flights:
-                return self._succeed(record)
-            self._launch(record, plan)
+                if not self._launch_checks(record):
+                    return self._succeed(record)
+            else:
+                self._launch(record, plan)
             if not self._run.flights:
                 return self._fail(plan)
             self._collect()
@@ -196,6 +198,18 @@ class OperationRunner:
             if machine is not None:
                 busy.add(machine)
             self._begin(effects, planned)
+
+    def _launch_checks(self, record: SystemRecord) -> bool:
+        """Begin the checks that have not been asked yet; whether any began or one failed before."""
+        if self._operation.kind is not OperationKind.UP:
+            return False
+        effects = Effects(self._around.host, self._around.store, record.resolved)
+        steps = [PlannedStep(step, frozenset()) for step in plan_checks(record.resolved, self._goal)]
+        for planned in steps:
+            if planned.key not in self._run.successes and planned.key not in self._run.given_up:
+                self._begin(effects, planned)
+        failed = any(planned.key in self._run.given_up for planned in steps)
+        return bool(self._run.flights) or failed
 
     def _begin(self, effects: Effects, planned: PlannedStep) -> None:
         around = self._around

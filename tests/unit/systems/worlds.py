@@ -21,6 +21,7 @@ from forkbed.core.systems.spec import (
 )
 from forkbed.core.systems.steps import (
     AwaitReady,
+    CheckMachine,
     CreateVolume,
     DefineMachine,
     EnsureNetwork,
@@ -142,6 +143,8 @@ class World:
                 seen = self.machines[owner.id]
                 assert seen.power is Power.RUNNING
                 self.machines[owner.id] = replace(seen, ready_boot_id=boot_id, ready_digest=digest)
+            case CheckMachine():
+                raise AssertionError("checks are no part of a plan")
             case UndefineMachine(machine_id=machine_id):
                 assert self.machines[machine_id].power not in ALIVE
                 del self.machines[machine_id]

@@ -16,6 +16,7 @@ from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedSystem
 from forkbed.core.systems.steps import (
     AwaitReady,
+    CheckMachine,
     CreateVolume,
     DefineMachine,
     EnsureNetwork,
@@ -70,6 +71,15 @@ def plan_system(system: ResolvedSystem, goal: Goal, view: SystemView) -> SystemP
     A machine starts after the machines it names in `after` are ready, and stops before them.
     """
     return SystemPlan(tuple(_Planner(system, goal, view).all_steps()))
+
+
+def plan_checks(system: ResolvedSystem, goal: Goal) -> tuple[CheckMachine, ...]:
+    """What to ask once the goal is reached: the `checks` of every machine that is to run."""
+    return tuple(
+        CheckMachine(machine)
+        for machine in system.machines
+        if machine.spec.checks and goal.wanted.get(machine.name) is Wanted.RUNNING and not goal.delete
+    )
 
 
 class _Planner:

@@ -112,6 +112,13 @@ class AwaitReady:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class CheckMachine:
+    """Ask the machine's `checks`, when all is as wanted: does it do its work?"""
+
+    machine: ResolvedMachine
+
+
 Step = (
     EnsureNetwork
     | RemoveNetwork
@@ -126,6 +133,7 @@ Step = (
     | PauseMachine
     | ResumeMachine
     | AwaitReady
+    | CheckMachine
 )
 
 
@@ -148,6 +156,7 @@ _VERBS: dict[type, str] = {
     PauseMachine: "pause",
     ResumeMachine: "resume",
     AwaitReady: "ready",
+    CheckMachine: "check",
 }
 
 
@@ -162,7 +171,7 @@ def step_subject(step: Step) -> str:
             return f"{machine.name}/{volume.name}"
         case RemoveVolume(machine_name=machine_name, volume_name=volume_name):
             return f"{machine_name}/{volume_name}"
-        case WriteSeed() | DefineMachine() | StartMachine() | AwaitReady():
+        case WriteSeed() | DefineMachine() | StartMachine() | AwaitReady() | CheckMachine():
             return step.machine.name
         case UndefineMachine() | StopMachine() | PauseMachine() | ResumeMachine():
             return step.name
@@ -177,7 +186,7 @@ def step_machine(step: Step) -> str | None:
             return machine_name
         case CreateVolume(machine=machine) | GrowVolume(machine=machine):
             return machine.name
-        case WriteSeed() | DefineMachine() | StartMachine() | AwaitReady():
+        case WriteSeed() | DefineMachine() | StartMachine() | AwaitReady() | CheckMachine():
             return step.machine.name
         case UndefineMachine() | StopMachine() | PauseMachine() | ResumeMachine():
             return step.name

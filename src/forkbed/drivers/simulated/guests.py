@@ -85,6 +85,8 @@ class SimulatedGuests:
     def probe(self, address: GuestAddress, probe: ProbeSpec) -> ProbeAnswer:
         """Good once the guest is up."""
         self._world.call("guests.probe", address.machine.name)
+        if probe.command in self._world.bad_probes:
+            return ProbeAnswer(False, "status 1")
         good = self._answers(address.machine)
         return ProbeAnswer(good, "" if good else "connection refused")
 
