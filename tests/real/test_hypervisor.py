@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,12 +245,22 @@ def read_console(read: Callable[[float], bytes | None], wanted: bytes) -> bytes:
 def test_shut_down_also_when_paused(running_boss: BenchHost) -> None:
     hypervisor = running_boss.hypervisor
     with watched(running_boss) as events:
+        # Before its agent is up the guest may miss the button; callers ask again.
+        wait_until(lambda: agent_answers(running_boss), "the guest's agent")
         hypervisor.pause(BOSS.id)
         assert hypervisor.shut_down(BOSS.id) is Effect.CHANGED
         stopped = await_event(events, MachineEventKind.STOPPED)
     assert stopped.detail == "the guest shut down"
     assert seen(running_boss).power is Power.OFF
     assert hypervisor.shut_down(BOSS.id) is Effect.ALREADY
+
+
+def agent_answers(host: BenchHost) -> bool:
+    try:
+        host.hypervisor.agent_command(BOSS.id, '{"execute": "guest-ping"}', 2)
+    except OperationalError:
+        return False
+    return True
 
 
 def test_a_reset_from_inside_is_another_boot(running_boss: BenchHost) -> None:
@@ -338,3 +350,23 @@ def test_qemu_killed_from_outside_is_a_crash(boss: BenchHost) -> None:
         assert await_event(events, MachineEventKind.CRASHED).machine_id == BOSS.id
     wait_until(lambda: seen(boss).power is Power.CRASHED, "the crash is seen")
     assert boss.hypervisor.start(BOSS.id) is Effect.CHANGED
+
+
+def test_a_machine_that_starts_and_stops_is_never_taken_for_absent(boss: BenchHost) -> None:
+    done = threading.Event()
+    seen_powers: set[Power] = set()
+
+    def look() -> None:
+        while not done.is_set():
+            machine = seen(boss)  # fails if it is missing from the list
+            assert (machine.power is Power.OFF) == (machine.boot_id == "")
+            seen_powers.add(machine.power)
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        for _ in range(4):
+            boss.hypervisor.start(BOSS.id)
+            boss.hypervisor.force_off(BOSS.id)
+        done.set()
+        looking.result(30)
+    assert seen_powers == {Power.OFF, Power.RUNNING}

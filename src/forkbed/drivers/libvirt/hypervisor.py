@@ -36,6 +36,7 @@ _LOOK_TIMEOUT_S = 15.0
 _CHANGE_TIMEOUT_S = 30.0
 _START_TIMEOUT_S = 120.0
 _FORCE_OFF_TIMEOUT_S = 60.0  # libvirt itself gives QEMU some 15 s
+_LOOK_TRIES = 5
 _ARCHITECTURE = "x86_64"
 _MACHINE_FAMILY = "q35"
 _UNDEFINE_ALL = (
@@ -367,33 +368,42 @@ class LibvirtHypervisor:
         return identity.machine_id
 
     def _look_at(self, domain: Any) -> HypervisorMachine | None:
-        """The machine as it is now; None if the domain is not ours or vanished meanwhile."""
-        try:
-            now = ElementTree.fromstring(domain.XMLDesc(0))
-            identity = domain_xml.read_identity(now)
-            if identity is None or identity.installation != self._settings.installation:
-                return None
-            power = power_of(domain)
-            runs = now.get("id") is not None
-            boot_id = self._boots.of(domain, now).id if runs else ""
-            defined = identity
-            if runs:
-                inactive = ElementTree.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-                defined = domain_xml.read_identity(inactive) or identity
-            persistent = not runs or domain.isPersistent()
-        except libvirt.libvirtError as error:
-            if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-                return None
-            raise
+        """The machine as it is now; None if the domain is not ours or has been undefined meanwhile."""
+        for _ in range(_LOOK_TRIES):
+            try:
+                live = ElementTree.fromstring(domain.XMLDesc(0))
+                seen = self._describe(domain, live)
+                if is_active(domain) == _runs(live):
+                    return seen
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                    return None
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                    raise
+            # It started or stopped while it was looked at, so the parts would not fit together.
+        raise OperationalError(
+            Kind.BUSY, f"domain {domain.name()}", "starts and stops faster than it can be looked at"
+        )
+
+    def _describe(self, domain: Any, live: ElementTree.Element) -> HypervisorMachine | None:
+        identity = domain_xml.read_identity(live)
+        if identity is None or identity.installation != self._settings.installation:
+            return None
+        runs = _runs(live)
+        defined = identity
+        if runs:
+            inactive = ElementTree.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            defined = domain_xml.read_identity(inactive) or identity
+        persistent = not runs or domain.isPersistent()
         self._remember(domain, identity)
         return HypervisorMachine(
             machine_id=identity.machine_id,
             system_id=identity.system_id,
             name=identity.name,
-            power=power,
+            power=power_of(domain),
             definition_digest=defined.digest if persistent else "",
             running_digest=identity.digest if runs else "",
-            boot_id=boot_id,
+            boot_id=self._boots.of(domain, live).id if runs else "",
         )
 
     def _remember(self, domain: Any, identity: domain_xml.Identity) -> None:
@@ -430,6 +440,11 @@ class LibvirtHypervisor:
 
     def _emulator_log(self, name: str) -> Path:
         return self._settings.emulator_log_dir / f"{name}.log"
+
+
+def _runs(live: ElementTree.Element) -> bool:
+    """Whether libvirt described a running domain: only those have a number."""
+    return live.get("id") is not None
 
 
 def _refuse_taken_name(connection: Any, subject: str, name: str, uuid: str) -> None:
