@@ -222,3 +222,9 @@ def test_a_restart_runs_set_up_for_each_boot_only(installation: Installation) ->
     installation.up(text)
     installation.forkbed("restart", "pair/a")
     assert fetch("http://127.0.0.1:18180/") == "once\n"
+
+
+def test_a_seed_that_cannot_be_taken_over_is_told(installation: Installation) -> None:
+    text = PAIR.replace("mount: /data", "mount: /etc/passwd/no")
+    done = installation.up(text, status=8)
+    assert "did not take over all that its manifest declares" in done.err

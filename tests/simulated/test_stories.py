@@ -497,3 +497,10 @@ def test_checks_are_asked_when_all_is_up_and_fail_the_operation(installation: In
     assert operation.status is OperationStatus.FAILED
     assert "fails its checks" in str(operation.error)
     assert installation.running() == {"ops", "boss"}, "a failed check stops nothing"
+
+
+def test_a_guest_that_could_not_take_its_seed_is_not_ready(installation: Installation) -> None:
+    installation.world.seed_failures["boss"] = "vol-data cannot be mounted on /srv"
+    operation = installation.up(TWO_MACHINES)
+    assert operation.status is OperationStatus.FAILED
+    assert "vol-data cannot be mounted on /srv" in str(operation.error)

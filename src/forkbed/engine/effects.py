@@ -191,6 +191,15 @@ class Effects:
         for probe in spec.ready:
             self._await_probe(machine, probe, "is not ready", progress, lambda: self._check_boot(step))
         self._check_boot(step)
+        failure = self._host.guests.seed_failure(address)
+        if failure:
+            refusal = OperationalError(
+                Kind.FAULT,
+                f"machine {machine.name}",
+                f"did not take over all that its manifest declares: {failure}",
+                f"mend the cause, then `forkbed restart {self._system.name}/{machine.name}`",
+            )
+            raise self._with_console(machine, refusal)
         self._store.mark_ready(machine.id, ReadyMark(step.boot_id, step.digest))
         return Effect.CHANGED
 

@@ -93,6 +93,9 @@ class Guests(Protocol):
     def await_reachable(self, address: GuestAddress, timeout_s: float, progress: Progress) -> str:
         """Wait until the guest answers over ssh or agent; returns which. UNREACHABLE after `timeout_s`."""
 
+    def seed_failure(self, address: GuestAddress) -> str:
+        """What of its seed the guest could not take over at this boot; "" if all, or if it cannot tell."""
+
     def run_setup(self, address: GuestAddress, commands: Sequence[SetupSpec], progress: Progress) -> None:
         """Run those whose mark is not in the guest yet, in order. A FAULT carries the command's own words."""
 

@@ -71,6 +71,16 @@ class Agents:
             return None
         return int(answer["exitcode"]) if "exitcode" in answer else 128 + int(answer.get("signal", 0))
 
+    def read_file(self, machine_id: MachineId, path: str) -> str | None:
+        """The text of a small file in the guest; None if there is none, or if the agent does not answer."""
+        try:
+            handle = self.call(machine_id, "guest-file-open", {"path": path, "mode": "r"})
+            answer = self.call(machine_id, "guest-file-read", {"handle": handle})
+            self.call(machine_id, "guest-file-close", {"handle": handle})
+        except OperationalError:
+            return None
+        return base64.b64decode(answer["buf-b64"]).decode(errors="replace")
+
     def open(self, machine_id: MachineId, subject: str, request: CommandRequest) -> AgentChannel:
         """Start a command. CONFLICT if it wants a terminal."""
         if request.terminal is not None or not request.argv:

@@ -31,6 +31,7 @@ _PING_EVERY_S = 2.0
 _SSH_HEAD_START_S = 15.0  # an agent is often up before ssh, which is preferred
 _COMMAND_CONNECT_TIMEOUT_S = 3.0
 _KEPT_BYTES = 4096
+_SEED_STATUS = "/run/forkbed/seed-status"
 
 Place = tuple[str, str]  # a network namespace's path, and the guest's address in it
 
@@ -112,6 +113,12 @@ class RealGuests:
             f"answers neither over ssh nor through its agent after {timeout_s:g} s",
             "`forkbed logs` shows its serial console",
         )
+
+    def seed_failure(self, address: GuestAddress) -> str:
+        """What the image's `seed-apply` says of this boot; images of others say nothing."""
+        text = self._agents.read_file(address.machine.id, _SEED_STATUS) or ""
+        word, _, reason = text.strip().partition(": ")
+        return reason if word == "failed" else ""
 
     def run_setup(self, address: GuestAddress, commands: Sequence[SetupSpec], progress: Progress) -> None:
         """Run the commands that have not run yet."""

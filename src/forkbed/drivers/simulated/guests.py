@@ -63,6 +63,10 @@ class SimulatedGuests:
             Kind.UNREACHABLE, f"machine {name}", f"did not answer within {timeout_s:.0f} s"
         )
 
+    def seed_failure(self, address: GuestAddress) -> str:
+        """As the world says."""
+        return self._world.seed_failures.get(address.machine.name, "")
+
     def run_setup(self, address: GuestAddress, commands: Sequence[SetupSpec], progress: Progress) -> None:
         """Note each command as done; a command `false` fails."""
         machine = self._find(address.machine)

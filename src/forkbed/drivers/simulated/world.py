@@ -61,7 +61,8 @@ class SimulatedWorld:
     """All that exists on the host. Ports hold `lock` while they read or change it.
 
     `boot_s` and `shut_down_s` are how long a guest takes; `deaf` names machines that never answer, `stubborn`
-    those that do not shut down when asked, `bad_probes` commands whose probes never answer well. `on_call`, if set, hears of every call first.
+    those that do not shut down when asked, `bad_probes` commands whose probes never answer well. `on_call`, if
+    set, hears of every call first.
     """
 
     clock: Clock
@@ -70,6 +71,7 @@ class SimulatedWorld:
     deaf: set[str] = field(default_factory=set)
     stubborn: set[str] = field(default_factory=set)
     bad_probes: set[str] = field(default_factory=set)
+    seed_failures: dict[str, str] = field(default_factory=dict)  # by machine name
     faults: list[Fault] = field(default_factory=list)
     on_call: Callable[[str, str], None] | None = None
     machines: dict[MachineId, SimulatedMachine] = field(default_factory=dict)
