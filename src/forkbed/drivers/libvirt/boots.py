@@ -13,6 +13,7 @@ import base64
 import json
 import secrets
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,8 @@ class Boots:
     """Names boots. Methods take libvirt domains and raise libvirt's errors; they may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # One a domain: naming a boot waits for a start under way, and must not hold up the others.
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def of(self, domain: Any, live: ElementTree.Element) -> Boot:
         """The boot of a running domain with this XML; names it if nobody did yet."""
@@ -51,7 +53,7 @@ class Boots:
         return before.resets != after.resets
 
     def _change(self, domain: Any, change: Callable[[Boot], Boot]) -> tuple[Boot, Boot]:
-        with self._lock:
+        with self._locks[str(domain.UUIDString())]:
             live = ElementTree.fromstring(domain.XMLDesc(0))
             present = read_boot(live)
             before = present or Boot(secrets.token_hex(8))

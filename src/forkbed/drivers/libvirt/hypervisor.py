@@ -19,6 +19,7 @@ import libvirt_qemu
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import InstallationId, MachineId
 from forkbed.core.systems.names import domain_name, domain_prefix
+from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import Power
 from forkbed.drivers.libvirt import domain_xml
@@ -373,7 +374,7 @@ class LibvirtHypervisor:
             try:
                 live = ElementTree.fromstring(domain.XMLDesc(0))
                 seen = self._describe(domain, live)
-                if is_active(domain) == _runs(live):
+                if is_active(domain) == _runs(live) and (seen is None or _fits(seen)):
                     return seen
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
@@ -395,6 +396,8 @@ class LibvirtHypervisor:
             inactive = ElementTree.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
             defined = domain_xml.read_identity(inactive) or identity
         persistent = not runs or domain.isPersistent()
+        # Before its state: naming a boot waits for a start that is under way, whose state is still "off".
+        boot_id = self._boots.of(domain, live).id if runs else ""
         self._remember(domain, identity)
         return HypervisorMachine(
             machine_id=identity.machine_id,
@@ -403,7 +406,7 @@ class LibvirtHypervisor:
             power=power_of(domain),
             definition_digest=defined.digest if persistent else "",
             running_digest=identity.digest if runs else "",
-            boot_id=self._boots.of(domain, live).id if runs else "",
+            boot_id=boot_id,
         )
 
     def _remember(self, domain: Any, identity: domain_xml.Identity) -> None:
@@ -445,6 +448,11 @@ class LibvirtHypervisor:
 def _runs(live: ElementTree.Element) -> bool:
     """Whether libvirt described a running domain: only those have a number."""
     return live.get("id") is not None
+
+
+def _fits(seen: HypervisorMachine) -> bool:
+    """Whether what was asked one after the other can have been true at one time."""
+    return not (seen.power is Power.OFF and seen.boot_id) and not (seen.power in ALIVE and not seen.boot_id)
 
 
 def _refuse_taken_name(connection: Any, subject: str, name: str, uuid: str) -> None:
