@@ -51,6 +51,7 @@ _FILES = (
     GuestFile("debian/initramfs.conf", "etc/tiny-initramfs/tiny-initramfs.conf"),
     GuestFile("debian/modprobe.conf", "etc/modprobe.d/forkbed.conf"),
     GuestFile("debian/ssh.conf", "etc/systemd/system/ssh.service.d/forkbed.conf"),
+    GuestFile("debian/udev-trigger.conf", "etc/systemd/system/systemd-udev-trigger.service.d/forkbed.conf"),
     GuestFile("debian/late.conf", "etc/systemd/system/systemd-logind.service.d/forkbed.conf"),
     GuestFile("debian/late.conf", "etc/systemd/system/serial-getty@.service.d/forkbed.conf"),
 )
@@ -71,6 +72,12 @@ _MASKED = (
     "sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount "
     "dev-hugepages.mount proc-sys-fs-binfmt_misc.automount"
 ).split()
+# Programs that make units at each boot, of things that these guests do not have; the seed starts cloud-init.
+_MASKED_GENERATORS = (
+    "cloud-init-generator systemd-cryptsetup-generator systemd-debug-generator systemd-gpt-auto-generator "
+    "systemd-hibernate-resume-generator systemd-integritysetup-generator systemd-rc-local-generator "
+    "systemd-run-generator systemd-system-update-generator systemd-veritysetup-generator"
+).split()
 
 
 def overlay() -> bytes:
@@ -83,6 +90,8 @@ def overlay() -> bytes:
             _add_link(archive, f"etc/systemd/system/{name}", target)
         for unit in _MASKED:
             _add_link(archive, f"etc/systemd/system/{unit}", "/dev/null")
+        for generator in _MASKED_GENERATORS:
+            _add_link(archive, f"etc/systemd/system-generators/{generator}", "/dev/null")
     return buffer.getvalue()
 
 
