@@ -22,7 +22,7 @@ from forkbed.ports.guests import CommandRequest
 AskAgent = Callable[[MachineId, str, float], str]
 """Sends a machine's agent a JSON text and returns its answer's; the hypervisor provides it."""
 
-NOTICE = "through the guest agent: no terminal, slow, and output is held in the guest's memory (/run) until the end"
+NOTICE = "through the guest agent: no terminal, slow, and output is held on the guest's disk (/var/tmp) until the end"
 _CALL_TIMEOUT_S = 10.0
 _PING_TIMEOUT_S = 2.0
 _START_TIMEOUT_S = 15.0
