@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from ipaddress import IPv4Network
@@ -80,8 +81,8 @@ class Installation:
         return str(UUID(int=next(self._numbers)))
 
     def _new_controller(self, boundary: Boundary) -> Controller:
-        executor = ThreadPoolExecutor(16) if self._parallel else Inline()
-        around = Surroundings(self.host, self.store, Hub(), executor, boundary)
+        self.executor: Executor = ThreadPoolExecutor(16) if self._parallel else Inline()
+        around = Surroundings(self.host, self.store, Hub(), self.executor, boundary)
         options = Options(IPv4Network("198.19.0.0/16"), self._draw, self._draw_uuid, {"version": "test"})
         return Controller(around, options)
 
@@ -112,6 +113,14 @@ class Installation:
         assert found is not None
         assert found.status.ended, found.status
         return found
+
+    def end(self) -> None:
+        """Cancel what is under way, so that no thread outlives the test."""
+        self.world.deaf.clear()
+        self.world.on_call = None
+        for operation in self.store.operations(active_only=True):
+            self.controller.cancel(operation.id, PERSON)
+        self.controller.dispatcher.wait_idle(30)
 
     def running(self) -> set[str]:
         return {
@@ -147,3 +156,15 @@ machines:
     setup: ["touch /ready"]
     ready: [{http: {port: 80}}]
 """
+
+PATIENT = TWO_MACHINES.replace("ready: [{tcp: 22}]", "ready: [{tcp: 22, timeout: 90000d}]")
+"""Virtual time flies while threads poll: this one does not give up before the test is over."""
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds, within 5 s of real time."""
+    for _ in range(500):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not come about")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,15 @@ from forkbed.core.systems.view import Power
 from forkbed.drivers.simulated.world import Fault
 from forkbed.engine.requests import PowerAction, Request, UpOptions
 from forkbed.ports.guests import CommandRequest
-from tests.simulated.installation import PERSON, TWO_MACHINES, Installation, bundle, succeeded
+from tests.simulated.installation import (
+    PATIENT,
+    PERSON,
+    TWO_MACHINES,
+    Installation,
+    bundle,
+    succeeded,
+    wait_for,
+)
 
 
 @pytest.fixture
@@ -24,18 +31,11 @@ def installation(tmp_path: Path) -> Installation:
     return Installation(tmp_path)
 
 
-PATIENT = TWO_MACHINES.replace("ready: [{tcp: 22}]", "ready: [{tcp: 22, timeout: 90000d}]")
-"""Virtual time flies while threads poll: this one does not give up before the test is over."""
-
-
 @pytest.fixture
 def parallel(tmp_path: Path) -> Iterator[Installation]:
     made = Installation(tmp_path, parallel=True)
     yield made
-    made.world.deaf.clear()
-    for operation in made.store.operations(active_only=True):
-        made.controller.cancel(operation.id, PERSON)
-    made.controller.dispatcher.wait_idle(30)
+    made.end()
 
 
 def test_up_brings_everything_up_and_is_idempotent(installation: Installation) -> None:
@@ -390,15 +390,6 @@ def test_many_systems_at_once(parallel: Installation) -> None:
     transits = {network.transit for record in records for network in record.resolved.networks}
     taps = {nic.tap for record in records for m in record.resolved.machines for nic in m.nics}
     assert (len(transits), len(taps)) == (12, 24)
-
-
-def wait_for(condition: object) -> None:
-    assert callable(condition)
-    for _ in range(500):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it did not come about")
 
 
 def test_a_refused_up_leaves_no_revision_behind(parallel: Installation) -> None:

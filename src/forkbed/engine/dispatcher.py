@@ -15,6 +15,8 @@ from forkbed.engine.runner import Surroundings
 
 log = structlog.get_logger(__name__)
 
+RETRY_AFTER_S = 5.0
+
 RunToEnd = Callable[[Operation, threading.Event], None]
 
 
@@ -30,15 +32,16 @@ class Dispatcher:
         self._runs = runs
         self._lock = threading.Lock()
         self._running: dict[OperationId, tuple[Operation, threading.Event, threading.Thread]] = {}
-        self._stopping = False
 
     def dispatch(self) -> None:
         """Start every operation that may run now, and pass cancellations on. Called after every change."""
         with self._lock:
-            if self._stopping:
+            if self._around.stopping.is_set():
                 return
             active = sorted(
-                self._around.store.operations(active_only=True, limit=100_000), key=lambda o: o.created_at
+                self._around.store.operations(active_only=True, limit=100_000),
+                # what gives way to another goes first, whatever was done to the clock
+                key=lambda o: (o.status is not OperationStatus.CANCELLING, o.created_at),
             )
             busy = {running.system_id for running, _, _ in self._running.values()} - {None}
             for operation in active:
@@ -67,7 +70,8 @@ class Dispatcher:
         try:
             self._runs[operation.kind](operation, cancelled)
         except Exception as error:  # noqa: BLE001 - the one supervisor: a bug ends its operation, not the service
-            self._record_bug(operation, error)
+            if not self._around.stopping.is_set():  # else the next controller goes on with it
+                self._record_bug(operation, error)
         with self._lock:
             self._running.pop(operation.id, None)
         self.dispatch()
@@ -82,14 +86,20 @@ class Dispatcher:
             details=tuple(traceback.format_exception(error)[-6:]),
         )
         now = self._around.host.clock.now()
-        self._around.store.set_status(operation.id, OperationStatus.FAILED, now, error=problem.as_dict())
+        try:
+            self._around.store.set_status(operation.id, OperationStatus.FAILED, now, error=problem.as_dict())
+        except OperationalError as unwritable:
+            log.error("operation-end-not-recorded", operation=operation.id, error=str(unwritable))
+            self._around.stopping.wait(RETRY_AFTER_S)  # then it is begun again, as after a crash
         self._around.hub.touch(operation.id)
 
     def stop(self, timeout_s: float) -> None:
-        """Start nothing more and give the present steps a moment; what is left is resumed by the next start."""
+        """Start nothing more and interrupt what is under way where that harms nothing; the next start resumes it."""
         with self._lock:
-            self._stopping = True
+            self._around.stopping.set()
             threads = [thread for _, _, thread in self._running.values()]
+            for _, cancelled, _ in self._running.values():
+                cancelled.set()
         for thread in threads:
             thread.join(timeout_s / max(len(threads), 1))
 

@@ -38,7 +38,7 @@ class Jobs:
         }
 
     def run(self, operation: Operation, cancelled: threading.Event) -> None:
-        """Return when the operation has ended and that is recorded."""
+        """Return when the operation has ended and that is recorded, or when the controller is stopping."""
         store, clock = self._around.store, self._around.host.clock
         verb, work = self._work[operation.kind]
         store.interrupt_steps(operation.id, clock.now())
@@ -63,7 +63,8 @@ class Jobs:
         except OperationalError as error:
             self._end(entry, StepStatus.FAILED, OperationStatus.FAILED, error=error)
         except Cancelled:
-            self._end(entry, StepStatus.INTERRUPTED, OperationStatus.CANCELLED)
+            if not self._around.stopping.is_set():  # else the next controller begins it again
+                self._end(entry, StepStatus.INTERRUPTED, OperationStatus.CANCELLED)
         else:
             self._end(entry, StepStatus.CHANGED, OperationStatus.SUCCEEDED, result=result)
 
@@ -123,7 +124,8 @@ class Jobs:
                 progress,
             )
         finally:
-            path.unlink(missing_ok=True)
+            if not self._around.stopping.is_set():  # else the next controller needs it
+                path.unlink(missing_ok=True)
         return {"image_id": image.id, "names": list(image.names)}
 
     def _collect(self, operation: Operation, progress: Progress) -> dict[str, object]:

@@ -23,7 +23,7 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.core.systems.goal import Goal, Wanted
-from forkbed.core.systems.planner import PlannedStep, SystemPlan, plan_checks, plan_system
+from forkbed.core.systems.planner import ALIVE, PlannedStep, SystemPlan, plan_checks, plan_system
 from forkbed.core.systems.steps import Effect, step_machine, step_subject, step_verb
 from forkbed.core.systems.view import Power
 from forkbed.engine.effects import BootEnded, Effects
@@ -38,6 +38,7 @@ GOAL = TypeAdapter(Goal)
 UNREACHABLE_PATIENCE_S = 120.0
 _RETRY_AFTER_S = 1.0
 _SAME_STEP_LIMIT = 5  # a step that succeeds this often without effect will never have one
+REBOOT_LIMIT = 5  # some set-ups reboot a guest once or twice
 
 Boundary = Callable[[str], None]
 
@@ -46,7 +47,8 @@ Boundary = Callable[[str], None]
 class Surroundings:
     """What runners share. `boundary` is told every journalled step boundary: tests die there.
 
-    `accepting` is held while contents are stored and the revision that names them is not there yet.
+    `accepting` is held from considering a manifest until its revision is stored, and while what nothing names
+    is forgotten. `stopping` is set when this controller ends: what is under way is left to the next one.
     """
 
     host: Host
@@ -55,6 +57,7 @@ class Surroundings:
     executor: Executor
     boundary: Boundary
     accepting: threading.Lock = field(default_factory=threading.Lock)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(slots=True)
@@ -73,7 +76,8 @@ class _Run:
     flights: dict[str, _Flight] = field(default_factory=dict)
     given_up: dict[str, OperationalError] = field(default_factory=dict)
     successes: dict[str, int] = field(default_factory=dict)
-    unreachable_since: float | None = None
+    reboots: dict[str, int] = field(default_factory=dict)
+    unreachable_since: dict[str, float] = field(default_factory=dict)  # by step, or "" for looking
 
 
 class OperationRunner:
@@ -87,28 +91,31 @@ class OperationRunner:
         self._run = _Run()
 
     def run(self) -> None:
-        """Return when the operation has ended and that is recorded."""
+        """Return when the operation has ended and that is recorded, or when the controller is stopping."""
         around = self._around
+        if self._cancelled.is_set() and self._operation.started_at is None:
+            return self._end(OperationStatus.CANCELLED, None)  # it never began: nothing is wanted otherwise
         around.store.interrupt_steps(self._operation.id, around.host.clock.now())
         self._set_status(OperationStatus.RUNNING)
-        self._remember_wanted(self._goal.wanted, up=self._goal.networks)
+        self._adopt_goal()
         try:
             self._loop()
         except OperationalError as error:
             self._drain()
-            self._end(OperationStatus.FAILED, error)
+            if not around.stopping.is_set():  # else the host may only seem to have failed
+                self._end(OperationStatus.FAILED, error)
         except Cancelled:
             self._drain()
-            self._leave_as_is()
-            self._end(OperationStatus.CANCELLED, None)
+            if not around.stopping.is_set():
+                self._leave_as_is()
+                self._end(OperationStatus.CANCELLED, None)
 
     def _loop(self) -> None:
         while True:
             self._check_cancelled()
             record = self._system()
             if record is None:
-                self._forget_contents()
-                return self._end(OperationStatus.SUCCEEDED, None)
+                return self._succeed(None)
             plan = self._plan(record)
             if plan is None:
                 self._pause()
@@ -122,11 +129,18 @@ class OperationRunner:
                 return self._fail(plan)
             self._collect()
 
-    def _remember_wanted(self, wanted: Mapping[str, Wanted], *, up: bool) -> None:
-        """From now on this is what the system is to be; operations on one system never run side by side."""
+    def _adopt_goal(self) -> None:
+        """From now on the goal is what the system is to be; but a `reconcile` follows what is wanted already."""
         record = self._system_or_none()
         if record is None:
             return
+        if self._operation.kind is OperationKind.RECONCILE:
+            self._goal = self._goal.within(record.wanted, networks=record.up)
+        else:
+            self._remember_wanted(record, self._goal.wanted, up=self._goal.networks)
+
+    def _remember_wanted(self, record: SystemRecord, wanted: Mapping[str, Wanted], *, up: bool) -> None:
+        """Operations on one system never run side by side, so nobody else writes the record meanwhile."""
         declared = {machine.name for machine in record.resolved.machines}
         merged = {name: want for name, want in {**record.wanted, **wanted}.items() if name in declared}
         if (merged, up) != (dict(record.wanted), record.up):
@@ -134,9 +148,10 @@ class OperationRunner:
             self._around.store.save_system(replace(record, wanted=merged, up=up, changed_at=now))
 
     def _leave_as_is(self) -> None:
-        """After a cancellation, what is there is what is wanted: nobody goes on behind the person's back.
+        """After a cancellation, what is there of what the operation was about is what is wanted.
 
-        Not after one of a `reconcile`: that gave way to a person's wish, and what it was about is still wanted.
+        So nobody goes on behind the person's back. Not after one of a `reconcile`: that gave way to a person's
+        wish, and what it was about is still wanted.
         """
         record = self._system_or_none()
         if record is None or self._operation.kind is OperationKind.RECONCILE:
@@ -146,9 +161,13 @@ class OperationRunner:
         except OperationalError:
             return  # not to be seen now: the supervisor goes on with what was asked for
         states = {Power.RUNNING: Wanted.RUNNING, Power.PAUSED: Wanted.PAUSED}
-        powers = {machine.name: view.machine(machine.id).power for machine in record.resolved.machines}
-        wanted = {name: states.get(power, Wanted.STOPPED) for name, power in powers.items()}
-        self._remember_wanted(wanted, up=bool(view.networks))
+        wanted = {
+            machine.name: states.get(view.machine(machine.id).power, Wanted.STOPPED)
+            for machine in record.resolved.machines
+            if machine.name in self._goal.wanted
+        }
+        alive = any(seen.power in ALIVE for seen in view.machines.values())
+        self._remember_wanted(record, wanted, up=bool(view.networks) or alive)
 
     def _system_or_none(self) -> SystemRecord | None:
         assert self._operation.system_id is not None
@@ -170,18 +189,17 @@ class OperationRunner:
         try:
             view = observe(self._around.host, self._around.store, record.id)
         except OperationalError as error:
-            self._bear(error)
+            self._bear("", error)
             return None
+        self._run.unreachable_since.pop("", None)
         return plan_system(record.resolved, self._goal, view)
 
-    def _bear(self, error: OperationalError) -> None:
-        """Put up with a host that does not answer, for a while."""
-        now = self._around.host.clock.now()
+    def _bear(self, key: str, error: OperationalError) -> None:
+        """Put up with a host that does not answer to a step (or a look, for ""), for a while."""
         if error.kind is not Kind.UNREACHABLE:
             raise error
-        if self._run.unreachable_since is None:
-            self._run.unreachable_since = now
-        if now - self._run.unreachable_since > UNREACHABLE_PATIENCE_S:
+        now = self._around.host.clock.now()
+        if now - self._run.unreachable_since.setdefault(key, now) > UNREACHABLE_PATIENCE_S:
             raise error
 
     def _pause(self) -> None:
@@ -255,25 +273,44 @@ class OperationRunner:
         except OperationalError as error:
             if error.kind is Kind.UNREACHABLE:
                 self._journal(flight, StepStatus.INTERRUPTED, str(error))
-                self._bear(error)
+                self._bear(key, error)
                 self._pause()
                 return
-            self._run.given_up[key] = error
-            self._journal(flight, StepStatus.FAILED, error.brief)
-            self._event("step.failed", flight, {"key": key, **error.as_dict()})
+            self._give_up(flight, error)
         except BootEnded:
-            self._journal(flight, StepStatus.INTERRUPTED, "the guest was restarted meanwhile")
+            self._bear_reboot(flight)
         except Cancelled:
             self._journal(flight, StepStatus.INTERRUPTED, "cancelled")
         else:
             self._around.boundary(f"{key}: done")
-            self._run.unreachable_since = None
+            self._run.unreachable_since.pop(key, None)
             self._run.successes[key] = self._run.successes.get(key, 0) + 1
             status = StepStatus.CHANGED if effect is Effect.CHANGED else StepStatus.ALREADY
             self._journal(flight, status, "")
             if effect is Effect.CHANGED:
                 self._event("step.changed", flight, {"key": key})
             self._around.boundary(f"{key}: ended")
+
+    def _bear_reboot(self, flight: _Flight) -> None:
+        """Wait for the guest's next boot, unless it only ever reboots."""
+        key = flight.planned.key
+        self._run.reboots[key] = self._run.reboots.get(key, 0) + 1
+        if self._run.reboots[key] < REBOOT_LIMIT:
+            self._journal(flight, StepStatus.INTERRUPTED, "the guest was restarted meanwhile")
+            return
+        error = OperationalError(
+            Kind.FAULT,
+            f"machine {step_subject(flight.planned.step)}",
+            f"was restarted {REBOOT_LIMIT} times before it was ready",
+            "its serial console may say why: see `forkbed logs`",
+        )
+        self._give_up(flight, error)
+
+    def _give_up(self, flight: _Flight, error: OperationalError) -> None:
+        key = flight.planned.key
+        self._run.given_up[key] = error
+        self._journal(flight, StepStatus.FAILED, error.brief)
+        self._event("step.failed", flight, {"key": key, **error.as_dict()})
 
     def _journal(self, flight: _Flight, status: StepStatus, message: str) -> None:
         now = self._around.host.clock.now()
@@ -309,15 +346,14 @@ class OperationRunner:
             details.append(f"not tried because of that: {', '.join(held_back)}")
         raise OperationalError(first.kind, first.subject, first.brief, first.remedy, details=tuple(details))
 
-    def _succeed(self, record: SystemRecord) -> None:
+    def _succeed(self, record: SystemRecord | None) -> None:
+        around = self._around
         if self._goal.delete:
-            forget_system(self._around.host, self._around.store, record)
-            self._forget_contents()
+            with around.accepting:  # no `up` is accepted against a record that is about to go
+                if record is not None:
+                    forget_system(around.host, around.store, record)
+                forget_unused_contents(around.host, around.store)
         self._end(OperationStatus.SUCCEEDED, None)
-
-    def _forget_contents(self) -> None:
-        with self._around.accepting:
-            forget_unused_contents(self._around.host, self._around.store)
 
     def _set_status(self, status: OperationStatus, error: OperationalError | None = None) -> None:
         stored = self._around.store.set_status(

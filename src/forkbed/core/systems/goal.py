@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from forkbed.base.ids import MachineId
@@ -35,6 +35,11 @@ class Goal:
     may_destroy: frozenset[str] = frozenset()
     end_boots: Mapping[MachineId, str] = field(default_factory=dict)
     stop_timeout_s: float = 60.0
+
+    def within(self, wanted: Mapping[str, Wanted], *, networks: bool) -> Goal:
+        """The goal without what is `wanted` otherwise by now."""
+        kept = {name: want for name, want in self.wanted.items() if wanted.get(name) is want}
+        return replace(self, wanted=kept, networks=networks)
 
     def may_lose(self, machine_name: str, volume_name: str) -> bool:
         """Whether that volume's data may be destroyed."""
