@@ -241,6 +241,23 @@ def test_a_base_that_cannot_be_read_is_refused(library: HostImageLibrary, tmp_pa
 
 
 @pytest.mark.full
+def test_without_an_archive_what_was_downloaded_before_is_enough(
+    library: HostImageLibrary, micro: ImageView, cache_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cache/images/apt").mkdir(parents=True)
+    processes.run(("cp", "-a", cache_dir / "images/apt/bookworm", tmp_path / "cache/images/apt/"))
+    name = f"fbt-off-{os.getpid()}"  # a network namespace that leads nowhere
+    processes.run(("ip", "netns", "add", name))
+    try:
+        cut_off = HostImageLibrary(tmp_path / "other", tmp_path / "cache", Path("/run/netns") / name)
+        listener = Listener()
+        assert build(cut_off, MICRO, listener).size_bytes == micro.size_bytes
+        assert "no archive answers; building from the cache" in listener.told
+    finally:
+        processes.run(("ip", "netns", "delete", name))
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("base", ["micro", "debian-12"])
 def test_the_generic_kernel_boots_too(library: HostImageLibrary, tmp_path: Path, base: str) -> None:
     image = build(library, f"version: 1\nname: generic\nbase: {base}\nkernel: generic\n")

@@ -21,7 +21,8 @@ SUITE = "bookworm"
 _APT = Path("/etc/apt")
 _SUITES = frozenset({SUITE, f"{SUITE}-updates", f"{SUITE}-security", f"{SUITE}-backports"})
 _NO_ANSWER = re.compile(
-    r"Failed to fetch|Could not (resolve|connect)|Unable to connect|Temporary failure|Network is unreachable"
+    r"apt-get update .*failed|Failed to fetch|Could not (resolve|connect)|Unable to connect|Temporary failure"
+    r"|Network is unreachable"
 )
 _PASSED_ON = re.compile(r"Acquire::(https?|ftp|Retries|ForceIPv[46]|Check-Date|Check-Valid-Until)\b")
 
@@ -119,7 +120,7 @@ def _mmdebstrap(  # noqa: PLR0913
         f'mkdir -p "$1/{inside}" && mount --bind "{cache / part}" "$1/{inside}"'
         for part, inside in (("archives", "var/cache/apt/archives"), ("lists", "var/lib/apt/lists"))
     )
-    argv: list[processes.Argument] = ["mmdebstrap", "--mode=root", "--format=directory", "--quiet"]
+    argv: list[processes.Argument] = ["mmdebstrap", "--mode=root", "--format=directory"]
     argv += [f"--variant={wanted.variant}", f"--include={','.join(wanted.packages)}", "--architectures=amd64"]
     # Recommended packages and documentation are for machines that somebody lives on.
     argv += [
