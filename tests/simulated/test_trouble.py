@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import MachineId, OperationId
+from forkbed.base.ids import MachineId, OperationId, VolumeId
 from forkbed.core.operations.records import Operation, OperationKind, OperationStatus
 from forkbed.core.operations.rules import Admit
 from forkbed.core.systems.goal import Goal, Wanted
@@ -21,6 +22,7 @@ from tests.simulated.installation import (
     PATIENT,
     PERSON,
     TWO_MACHINES,
+    Died,
     Installation,
     bundle,
     succeeded,
@@ -230,3 +232,74 @@ def test_what_cannot_be_recorded_is_tried_again(
     operation = installation.controller.up(bundle(TWO_MACHINES), UpOptions(), PERSON)
     wait_for(lambda: (found := installation.store.operation(operation.id)) is not None and found.status.ended)
     assert succeeded(installation.ended(operation))
+
+
+def test_a_system_that_comes_while_garbage_is_looked_for_is_none(installation: Installation) -> None:
+    me, came = threading.current_thread(), threading.Event()
+
+    def come(call: str, _subject: str) -> None:
+        if call == "volumes.volumes" and threading.current_thread() is me and not came.is_set():
+            came.set()
+            assert succeeded(installation.up(TWO_MACHINES))
+
+    installation.world.on_call = come
+    assert installation.controller.garbage(dry_run=True, request=PERSON).items == ()
+    assert came.is_set()
+
+
+def test_garbage_that_is_wanted_again_stays(installation: Installation) -> None:
+    installation.up(TWO_MACHINES)
+    networks = dict(installation.world.networks)
+    volume = next(iter(installation.world.volumes.values()))
+    installation.down("pair")
+    installation.world.networks.update(networks)  # as after a `down` that could not remove it
+    stray = replace(volume, volume_id=VolumeId("stray"))
+    installation.world.volumes[stray.volume_id] = stray
+
+    def come(call: str, subject: str) -> None:
+        if (call, subject) == ("volumes.remove", "stray"):
+            installation.world.on_call = None
+            up = installation.controller.up(bundle(TWO_MACHINES), UpOptions(), PERSON)
+            wait_for(
+                lambda: (found := installation.store.operation(up.id)) is not None and found.status.ended
+            )
+
+    installation.world.on_call = come
+    report = installation.controller.garbage(dry_run=False, request=PERSON)
+    assert {item.kind for item in report.items} == {"volume", "network"}
+    assert report.operation is not None
+    assert succeeded(installation.ended(report.operation))
+    assert "stray" not in installation.world.volumes
+    assert set(installation.world.networks) == set(networks)
+
+
+def test_what_was_not_accepted_leaves_no_sidecar(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_args: object, **_named: object) -> Operation:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(installation.store, "submit", die)
+        with pytest.raises(Died):
+            installation.controller.up(bundle(TWO_MACHINES), UpOptions(), PERSON)
+    assert installation.host.sidecars.read_all("systems") == {}
+    assert installation.host.sidecars.read_all("revisions") == {}
+
+
+def test_sidecars_that_a_kill_left_out_are_written_at_the_next_start(installation: Installation) -> None:
+    def die(call: str, _subject: str) -> None:
+        if call == "sidecars.write":
+            raise Died
+
+    installation.world.on_call = die
+    with pytest.raises(Died):
+        installation.controller.up(bundle(TWO_MACHINES), UpOptions(), PERSON)
+    installation.world.on_call = None
+    installation.restart()
+    installation.controller.start()
+    installation.controller.stop()
+    record = installation.store.system("pair")
+    assert record is not None
+    assert installation.host.sidecars.read_all("systems")[record.id]["revision"] == 1
+    assert set(installation.host.sidecars.read_all("revisions")) == {f"{record.id}.1"}

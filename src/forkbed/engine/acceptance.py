@@ -7,6 +7,7 @@ do the same.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
@@ -51,6 +52,7 @@ class Acceptance:
         self._host = host
         self._store = store
         self._options = options
+        self._drawing_key = threading.Lock()
 
     def consider(self, bundle: ManifestBundle) -> Considered:
         """Read and check a manifest. INVALID with all that is wrong, each with its place in the file."""
@@ -93,14 +95,15 @@ class Acceptance:
     def _secrets_key(self) -> bytes:
         """The key under which versions of secrets are made, so that a version says nothing of a short one."""
         contents = self._host.contents
-        try:
-            return contents.get_secret(_SECRETS_KEY)
-        except OperationalError as error:
-            if error.kind is not Kind.NOT_FOUND:
-                raise
-            key = hashlib.sha256(self._options.draw_id(64).encode()).digest()
-            contents.put_secret(_SECRETS_KEY, key)
-            return key
+        with self._drawing_key:  # two first manifests at once: one key
+            try:
+                return contents.get_secret(_SECRETS_KEY)
+            except OperationalError as error:
+                if error.kind is not Kind.NOT_FOUND:
+                    raise
+                key = hashlib.sha256(self._options.draw_id(64).encode()).digest()
+                contents.put_secret(_SECRETS_KEY, key)
+                return key
 
 
 def kept_secrets(versions: frozenset[str]) -> frozenset[str]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import TypeAdapter
+import structlog
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import ImageId, MachineId, OperationId, SystemId
@@ -52,6 +52,7 @@ from forkbed.engine.requests import (
     UpOptions,
 )
 from forkbed.engine.runner import GOAL, OperationRunner, Surroundings, with_progress
+from forkbed.engine.sidecars import mend_sidecars, write_sidecars
 from forkbed.engine.supervisor import Supervisor
 from forkbed.ports.guests import CommandChannel, CommandRequest, GuestAddress
 from forkbed.ports.hypervisor import ConsoleStream
@@ -59,7 +60,6 @@ from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 from forkbed.ports.progress import Silence
 from forkbed.ports.store import RevisionRecord, SystemRecord
 
-_REVISION = TypeAdapter(RevisionRecord)
 _ACTION_WANTED = {
     PowerAction.START: Wanted.RUNNING,
     PowerAction.RESTART: Wanted.RUNNING,
@@ -67,6 +67,9 @@ _ACTION_WANTED = {
     PowerAction.STOP: Wanted.STOPPED,
     PowerAction.PAUSE: Wanted.PAUSED,
 }
+
+
+log = structlog.get_logger(__name__)
 
 
 class Controller:
@@ -91,6 +94,10 @@ class Controller:
 
     def start(self) -> None:
         """Resume what a controller before us left unfinished, and begin to watch."""
+        try:
+            mend_sidecars(self._around.host, self._around.store)
+        except OperationalError as error:
+            log.warning("sidecars-not-mended", error=str(error))
         self.dispatcher.dispatch()
         self.supervisor.start()
 
@@ -123,11 +130,11 @@ class Controller:
 
     def up(self, bundle: ManifestBundle, options: UpOptions, request: Request) -> Operation:
         """Accept the manifest as a revision, if it differs, and bring the system to it."""
-        earlier = self._same_request(request)
-        if earlier is not None:
-            return earlier
         # two people at once: the second is considered against what the first has stored
         with self._around.accepting:
+            earlier = self._same_request(request)
+            if earlier is not None:
+                return earlier
             considered = self._acceptance.consider(bundle)
             self._check_match(considered.before, considered.spec.name, request)
             check_refusals(considered, options)
@@ -144,7 +151,10 @@ class Controller:
                 changed_at=now,
             )
             revision = self._revision(considered, request, now) if considered.is_new else None
-            return self._submit(OperationKind.UP, record, record.name, goal, request, revision=revision)
+            operation = self._submit(OperationKind.UP, record, record.name, goal, request, revision=revision)
+            if revision is not None:
+                write_sidecars(self._around.host, self._around.store, record)
+            return operation
 
     def down(self, system: str, *, delete: bool, request: Request) -> Operation:
         """Stop the system's machines and remove its networks; with `delete` all of it, data included."""
@@ -284,14 +294,15 @@ class Controller:
 
     def image_remove(self, ref: str, request: Request) -> None:
         """Remove an image that no revision in force stands on."""
-        image = self._around.host.images.resolve(ref)
-        in_use = {
-            image_id for record in self._around.store.systems() for image_id in image_ids(record.resolved)
-        }
-        in_use |= {
-            ImageId(volume.backing) for volume in self._around.host.volumes.volumes() if volume.backing
-        }
-        self._around.host.images.remove(image.id, in_use)
+        with self._around.accepting:  # a manifest that is being accepted may name it
+            image = self._around.host.images.resolve(ref)
+            in_use = {
+                image_id for record in self._around.store.systems() for image_id in image_ids(record.resolved)
+            }
+            in_use |= {
+                ImageId(volume.backing) for volume in self._around.host.volumes.volumes() if volume.backing
+            }
+            self._around.host.images.remove(image.id, in_use)
         self._tell("image.removed", ref, request)
 
     def image_tag(self, ref: str, name: str, request: Request) -> TagMove:
@@ -437,7 +448,7 @@ class Controller:
         )
 
     def _revision(self, considered: Considered, request: Request, now: float) -> RevisionRecord:
-        """Store what belongs to the revision on the host, so that the database may be lost."""
+        """The record of an accepted manifest; its files and secrets are stored when this returns."""
         contents = self._around.host.contents
         files = {path: contents.put(data) for path, data in considered.bundle.files.items()}
         for data in considered.parsed.files.values():
@@ -445,7 +456,7 @@ class Controller:
         for machine in considered.spec.machines:
             for secret in machine.secrets:
                 contents.put_secret(secret.version, considered.parsed.secrets[secret.name])
-        revision = RevisionRecord(
+        return RevisionRecord(
             system_id=considered.resolved.id,
             number=considered.resolved.revision,
             accepted_at=now,
@@ -459,11 +470,6 @@ class Controller:
             resolved=considered.resolved,
             changes=describe_changes(considered.changes),
         )
-        sidecars = self._around.host.sidecars
-        document = _REVISION.dump_python(revision, mode="json")
-        sidecars.write("revisions", f"{revision.system_id}.{revision.number}", document)
-        self._write_system_sidecar(revision.system_id, considered.spec.name, revision.number)
-        return revision
 
     def _submit(
         self,
@@ -483,23 +489,7 @@ class Controller:
             system=record if kind is OperationKind.UP else None,
             revision=revision,
         )
-        if isinstance(answer, Refuse) and revision is not None:
-            self._take_back(revision)
         return self._submitted(answer)
-
-    def _take_back(self, revision: RevisionRecord) -> None:
-        """Remove the sidecars of a revision that was not accepted after all."""
-        sidecars = self._around.host.sidecars
-        sidecars.remove("revisions", f"{revision.system_id}.{revision.number}")
-        if revision.number > 1:
-            self._write_system_sidecar(revision.system_id, revision.spec.name, revision.number - 1)
-        else:
-            sidecars.remove("systems", revision.system_id)
-
-    def _write_system_sidecar(self, system_id: SystemId, name: str, revision: int) -> None:
-        installation = self._around.store.installation_id()
-        document = {"name": name, "revision": revision, "installation": installation}
-        self._around.host.sidecars.write("systems", system_id, document)
 
     def _submit_job(
         self, kind: OperationKind, subject: str, goal: dict[str, object], request: Request

@@ -42,10 +42,12 @@ class Garbage:
         return tuple(finding.item for finding in self._findings())
 
     def collect(self, progress: Progress) -> tuple[GarbageItem, ...]:
-        """Remove it, machines first; look again just before. Returns what was removed."""
+        """Remove it, machines first; look again just before each. Returns what was removed."""
         removed = []
         for finding in self._findings():
             progress.check_cancelled()
+            if finding.item not in self.find():
+                continue  # its system was brought up meanwhile
             progress.tell(f"removing {finding.item.kind} {finding.item.name}")
             finding.remove()
             removed.append(finding.item)
@@ -54,10 +56,12 @@ class Garbage:
         return tuple(removed)
 
     def _findings(self) -> Iterable[_Finding]:
+        views = observe_all(self._host, self._store)
+        # asked after looking: what is seen of a system was made after its record
         records = {record.id: record for record in self._store.systems()}
         lost = set(self._host.sidecars.read_all("systems")) - records.keys()
         findings: list[_Finding] = []
-        for system_id, view in observe_all(self._host, self._store).items():
+        for system_id, view in views.items():
             record = records.get(system_id)
             # a seed whose machine is not defined has no system; it may be of one that was lost
             if record is None and (system_id in lost or (lost and not system_id)):

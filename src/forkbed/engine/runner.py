@@ -31,6 +31,7 @@ from forkbed.engine.host import Host
 from forkbed.engine.hub import Hub, StepProgress
 from forkbed.engine.observation import observe
 from forkbed.engine.retention import forget_unused_contents
+from forkbed.engine.sidecars import forget_system
 from forkbed.ports.progress import Cancelled
 from forkbed.ports.store import Store, SystemRecord
 
@@ -393,15 +394,6 @@ class OperationRunner:
             )
         )
         around.hub.touch_events()
-
-
-def forget_system(host: Host, store: Store, record: SystemRecord) -> None:
-    """Remove what is remembered of a system whose machines, volumes and networks are gone."""
-    for name in host.sidecars.read_all("revisions"):
-        if name.startswith(f"{record.id}."):
-            host.sidecars.remove("revisions", name)
-    host.sidecars.remove("systems", record.id)
-    store.delete_system(record.id)
 
 
 class JournalProgress:
