@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -24,18 +22,6 @@ from tests.simulated.installation import (
     succeeded,
     wait_for,
 )
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
-
-
-@pytest.fixture
-def parallel(tmp_path: Path) -> Iterator[Installation]:
-    made = Installation(tmp_path, parallel=True)
-    yield made
-    made.end()
 
 
 def test_up_brings_everything_up_and_is_idempotent(installation: Installation) -> None:

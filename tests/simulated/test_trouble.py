@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -28,18 +26,6 @@ from tests.simulated.installation import (
     succeeded,
     wait_for,
 )
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path)
-
-
-@pytest.fixture
-def parallel(tmp_path: Path) -> Iterator[Installation]:
-    made = Installation(tmp_path, parallel=True)
-    yield made
-    made.end()
 
 
 def machine_id(installation: Installation, name: str) -> MachineId:
@@ -303,3 +289,32 @@ def test_sidecars_that_a_kill_left_out_are_written_at_the_next_start(installatio
     assert record is not None
     assert installation.host.sidecars.read_all("systems")[record.id]["revision"] == 1
     assert set(installation.host.sidecars.read_all("revisions")) == {f"{record.id}.1"}
+
+
+def test_a_hypervisor_that_restarts_while_a_guest_boots_is_borne(installation: Installation) -> None:
+    silences = iter([OperationalError(Kind.UNREACHABLE, "hypervisor", "does not answer")])
+    waiting: list[str] = []
+
+    def hear(call: str, subject: str) -> None:
+        if call == "guests.await_reachable":
+            waiting.append(subject)
+        elif call == "hypervisor.machines" and waiting and (silence := next(silences, None)):
+            raise silence
+
+    installation.world.on_call = hear
+    assert succeeded(installation.up(TWO_MACHINES))
+    assert waiting == ["boss", "boss"]
+
+
+def test_a_silent_guest_is_told_from_a_silent_host(installation: Installation) -> None:
+    def mute(call: str, _subject: str) -> None:
+        for machine in installation.world.machines.values():
+            machine.console.clear()
+
+    installation.world.on_call = mute
+    installation.world.deaf.add("boss")
+    operation = installation.up(TWO_MACHINES)
+    assert operation.error is not None
+    assert operation.error["kind"] == Kind.FAULT
+    tries = [entry for entry in installation.store.journal(operation.id) if entry.key == "ready boss"]
+    assert len(tries) == 1

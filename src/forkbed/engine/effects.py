@@ -184,6 +184,8 @@ class Effects:
             try:
                 via = self._host.guests.await_reachable(address, REACHABLE_TIMEOUT_S, watched)
             except OperationalError as error:
+                if error is watched.error:
+                    raise  # not the guest's silence
                 raise self._with_console(machine, error) from error
             progress.tell(f"reached over {via}")
         if spec.setup:
@@ -260,15 +262,17 @@ class Effects:
             raise BootEnded(step.machine.name)
 
     def _with_console(self, machine: ResolvedMachine, error: OperationalError) -> OperationalError:
-        """The error with the end of the serial console, which often says why."""
+        """The error with the end of the serial console, which often says why.
+
+        A guest that does not answer is a FAULT: UNREACHABLE is a host that may answer soon.
+        """
         try:
             tail = self._host.hypervisor.console_log(machine.id, tail_bytes=_CONSOLE_TAIL_BYTES)
         except OperationalError:
             tail = b""
         lines = tail.decode(errors="replace").splitlines()[-12:]
-        if not lines:
-            return error
-        details = (*error.details, "end of the serial console:", *lines)
+        shown = ["end of the serial console:", *lines] if lines else []
+        details = (*error.details, *shown)
         kind = Kind.FAULT if error.kind is Kind.UNREACHABLE else error.kind
         return OperationalError(kind, error.subject, error.brief, error.remedy, details=details)
 
@@ -278,13 +282,17 @@ class BootEnded(Exception):
 
 
 class _Watched:
-    """Progress that also looks, now and then, whether what we wait for is still there."""
+    """Progress that also looks, now and then, whether what we wait for is still there.
+
+    `error` is what such a look raised, to tell it from the errors of the one who waits.
+    """
 
     def __init__(self, progress: Progress, look: Callable[[], None], now: Callable[[], float]) -> None:
         self._progress = progress
         self._look = look
         self._now = now
         self._looked_at = now()
+        self.error: OperationalError | None = None
 
     def tell(self, message: str, *, done: float | None = None) -> None:
         self._progress.tell(message, done=done)
@@ -292,7 +300,11 @@ class _Watched:
     def check_cancelled(self) -> None:
         self._progress.check_cancelled()
         if self._now() - self._looked_at >= _LOOK_EVERY_S:
-            self._look()
+            try:
+                self._look()
+            except OperationalError as error:
+                self.error = error
+                raise
             self._looked_at = self._now()
 
 
