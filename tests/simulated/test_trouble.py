@@ -318,3 +318,17 @@ def test_a_silent_guest_is_told_from_a_silent_host(installation: Installation) -
     assert operation.error["kind"] == Kind.FAULT
     tries = [entry for entry in installation.store.journal(operation.id) if entry.key == "ready boss"]
     assert len(tries) == 1
+
+
+def test_an_event_that_cannot_be_recorded_harms_nobody_who_delivers_it(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_event: object) -> None:
+        raise OperationalError(Kind.FAULT, "database", "cannot be written: disk full")
+
+    installation.up(TWO_MACHINES)
+    installation.controller.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(installation.store, "add_event", refuse)
+        installation.world.crash_machine(machine_id(installation, "ops"))
+    installation.controller.stop()

@@ -73,7 +73,10 @@ class Supervisor:
         self._thread.join(5)
 
     def _heard(self, event: MachineEvent) -> None:
-        self._tell(event)
+        try:
+            self._tell(event)
+        except OperationalError as error:  # whoever delivers events has to live on
+            log.warning("machine-event-not-recorded", machine=event.machine_id, error=str(error))
         self._wake.set()
 
     def _tell(self, event: MachineEvent) -> None:
@@ -105,6 +108,7 @@ class Supervisor:
             if self._stopping:
                 return
             try:
+                self._dispatch()  # what an earlier failure to look left waiting
                 self.look()
             except OperationalError as error:
                 log.warning("supervision-postponed", error=str(error))

@@ -66,26 +66,28 @@ class Database:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        try:
-            with (
-                self._alone,
-                self._engine.execution_options(forkbed_begin="IMMEDIATE").begin() as connection,
-            ):
-                yield connection
-        except sa.exc.DatabaseError as error:
-            if isinstance(error, sa.exc.IntegrityError):
-                raise
-            raise OperationalError(
-                Kind.FAULT,
-                f"database {self._path or 'in memory'}",
-                f"cannot be written: {error.orig}",
-                "check the disk's free space and the file's owner; `forkbed doctor` does both",
-            ) from error
+        writing = self._engine.execution_options(forkbed_begin="IMMEDIATE")
+        with self._translated("written"), self._alone, writing.begin() as connection:
+            yield connection
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with self._alone, self._engine.begin() as connection:
+        with self._translated("read"), self._alone, self._engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _translated(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.IntegrityError:
+            raise  # a bug of ours
+        except sa.exc.DatabaseError as error:
+            raise OperationalError(
+                Kind.FAULT,
+                f"database {self._path or 'in memory'}",
+                f"cannot be {verb}: {error.orig}",
+                "check the disk's free space and the file's owner; `forkbed doctor` does both",
+            ) from error
 
     def installation_id(self) -> InstallationId:
         """See `ports.store.Store`, as for every method below."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,3 +163,13 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"this is no database" * 100)
     with pytest.raises(OperationalError, match="not a database"):
         Database(path, draw_id)
+
+
+def test_a_database_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "forkbed.db"
+    database = Database(path, draw_id)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DROP TABLE events")
+    with pytest.raises(OperationalError, match="cannot be read: no such table") as caught:
+        database.events()
+    assert caught.value.kind is Kind.FAULT
