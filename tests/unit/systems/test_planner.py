@@ -193,6 +193,15 @@ def test_a_removed_machine_keeps_its_data_unless_named() -> None:
     assert done == ["stop b", "undefine b", "remove-volume b/root", "remove-volume b/data"]
 
 
+def test_a_removed_machine_does_not_run_on_without_its_network() -> None:
+    world = World()
+    both, one = system(machine("a"), machine("b")), system(machine("a"))
+    run(world, both, running(both))
+    done = run(world, one, Goal({"a": Wanted.STOPPED}, networks=False))
+    assert done == ["stop a", "stop b", "remove-network n1"]
+    assert any(volume.machine_name == "b" for volume in world.volumes.values())
+
+
 def test_failed_steps_hold_back_only_what_depends_on_them() -> None:
     declared = system(machine("a"), machine("b", after=("a",)), machine("c"))
     world = World()

@@ -207,6 +207,8 @@ class _Planner:
                 continue
             name = seen.name or names.get(machine_id, machine_id)
             if not self._goal.delete and name not in self._goal.may_destroy:
+                if not self._goal.networks and seen.power in ALIVE:  # nothing is to run on what goes
+                    yield PlannedStep(self._stop_step(machine_id, name), frozenset())
                 continue
             after: frozenset[str] = frozenset()
             if seen.power in ALIVE:
