@@ -13,11 +13,12 @@ from pathlib import Path
 
 from forkbed import __version__
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import InstallationId, draw_id, draw_uuid
+from forkbed.base.ids import DrawId, InstallationId, draw_id, draw_uuid
 from forkbed.config.settings import Settings
 from forkbed.drivers.clock import SystemClock
 from forkbed.drivers.contents import FileContents
 from forkbed.drivers.doctor.acceleration import Accelerator, prove_acceleration
+from forkbed.drivers.durable import write_durably
 from forkbed.drivers.guests.driver import GuestSettings, RealGuests
 from forkbed.drivers.images.library import HostImageLibrary
 from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor, LibvirtSettings
@@ -60,7 +61,7 @@ def installation(settings: Settings, *, simulate: bool = False) -> Iterator[Cont
         else:
             _prepare_directories(settings)
             stack.enter_context(_alone(settings.state_dir / "controller.lock"))
-            store = Database(settings.state_dir / "forkbed.db", draw_id)
+            store = Database(settings.state_dir / "forkbed.db", _kept_draw(settings.state_dir))
             host = _real_host(settings, store.installation_id(), stack)
         stack.callback(store.close)
         executor = ThreadPoolExecutor(STEP_THREADS, thread_name_prefix="step")
@@ -127,6 +128,21 @@ def _prepare_directories(settings: Settings) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     settings.state_dir.chmod(0o711)
     settings.runtime_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _kept_draw(state_dir: Path) -> DrawId:
+    """Draws the installation id that a file beside the database remembers, or one for it to remember.
+
+    So a new database, after the old one was lost, still knows the machines and networks as its own.
+    """
+
+    def draw(length: int) -> str:
+        path = state_dir / "installation-id"
+        if not path.exists():
+            write_durably(path, draw_id(length).encode())
+        return path.read_text().strip()
+
+    return draw
 
 
 @contextmanager
