@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forkbed.base.ids import NetworkId
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE, plan_system, start_order
 from forkbed.core.systems.spec import ResolvedSystem
@@ -200,6 +201,23 @@ def test_a_removed_machine_does_not_run_on_without_its_network() -> None:
     done = run(world, one, Goal({"a": Wanted.STOPPED}, networks=False))
     assert done == ["stop a", "stop b", "remove-network n1"]
     assert any(volume.machine_name == "b" for volume in world.volumes.values())
+
+
+def test_a_network_that_goes_gives_its_ports_back_before_another_is_made() -> None:
+    world = World()
+    before = system(machine("a"))
+    run(world, before, running(before))
+    (old,) = before.networks
+    renamed = replace(old, id=NetworkId("n2"), spec=replace(old.spec, name="other"))
+    moved = replace(machine("a"), nics=(replace(machine("a").nics[0], network_id=NetworkId("n2")),))
+    after = replace(before, networks=(renamed,), machines=(moved,))
+    done = run(world, after, replace(running(after), may_restart=True))
+    assert [key for key in done if "network" in key or key.startswith("st")] == [
+        "stop a",
+        "remove-network n1",
+        "network other",
+        "start a",
+    ]
 
 
 def test_failed_steps_hold_back_only_what_depends_on_them() -> None:

@@ -8,7 +8,7 @@ the steps gives the remaining ones), *convergent* (doing the steps ends in an em
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forkbed.base.ids import MachineId
 from forkbed.core.systems import digests
@@ -102,8 +102,13 @@ class _Planner:
         stops = self._ordered_stops()
         machine_steps = [planned for steps in self._steps.values() for planned in steps]
         leftovers = list(self._leftovers())
-        removals = self._remove_networks([*stops, *machine_steps, *leftovers])
-        return [*self._networks, *stops, *machine_steps, *leftovers, *removals]
+        if self._goal.delete or not self._goal.networks:
+            removals = self._remove_networks([*stops, *machine_steps, *leftovers])
+            return [*stops, *machine_steps, *leftovers, *removals]
+        ends = [planned for planned in leftovers if isinstance(planned.step, StopMachine)]
+        others = [planned for planned in leftovers if not isinstance(planned.step, StopMachine)]
+        removals = self._remove_networks([*stops, *ends])
+        return [*stops, *ends, *removals, *self._after_removals(removals), *machine_steps, *others]
 
     def _ensure_networks(self) -> Iterable[PlannedStep]:
         for network in self._system.networks:
@@ -112,6 +117,14 @@ class _Planner:
             if seen is None or not seen.healthy or seen.digest != digest:
                 members = tuple(digests.network_members(self._system, network))
                 yield PlannedStep(EnsureNetwork(network, members, digest), frozenset())
+
+    def _after_removals(self, removals: Sequence[PlannedStep]) -> Iterable[PlannedStep]:
+        """The networks to make; a new one may publish a port that one which goes still has."""
+        gone = frozenset(planned.key for planned in removals)
+        for planned in self._networks:
+            assert isinstance(planned.step, EnsureNetwork)
+            is_new = planned.step.network.id not in self._view.networks
+            yield replace(planned, after=gone) if is_new else planned
 
     def _machine_steps(self, machine: ResolvedMachine, wanted: Wanted) -> Iterable[PlannedStep]:
         """Steps of one machine without its stop, each after the one before (they share the machine)."""
@@ -250,14 +263,16 @@ class _Planner:
         wanted = self._goal.wanted.get(machine.name)
         return seen.power in ALIVE and outdated and not (wanted and self._must_stop(machine, wanted))
 
-    def _remove_networks(self, earlier: Sequence[PlannedStep]) -> Iterable[PlannedStep]:
+    def _remove_networks(self, earlier: Sequence[PlannedStep]) -> list[PlannedStep]:
         wanted = {network.id for network in self._system.networks}
         if self._goal.delete or not self._goal.networks:
             wanted = set()
         after = frozenset(planned.key for planned in earlier)
-        for network_id in self._view.networks:
-            if network_id not in wanted:
-                yield PlannedStep(RemoveNetwork(network_id), after)
+        return [
+            PlannedStep(RemoveNetwork(network_id), after)
+            for network_id in self._view.networks
+            if network_id not in wanted
+        ]
 
 
 def start_order(machines: Sequence[ResolvedMachine]) -> list[ResolvedMachine]:
