@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
@@ -19,7 +20,7 @@ _LIMIT_BYTES = 150 * 1024 * 1024  # as base64 it has to fit the server's limit f
 def read_bundle(file: str, settings: Iterable[str]) -> ManifestBundle:
     """The manifest in `file` (`-`: standard input) with its files; `settings` are `name=value`.
 
-    Paths in it are relative to its directory. A file that is not there is left out: the server says at which
+    Paths in it are relative to its directory. A file that cannot be read is left out: the server says at which
     line it is wanted, together with everything else that is wrong.
     """
     variables = dict(map(_setting, settings))
@@ -58,23 +59,20 @@ def read_text(file: str) -> str:
         raise OperationalError(
             Kind.NOT_FOUND, file, "there is no such file", "give the path of a manifest"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OperationalError(Kind.INVALID, file, f"cannot be read: {error}") from error
+    except OSError as error:
+        raise OperationalError(Kind.INVALID, file, f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise OperationalError(
+            Kind.INVALID, file, "is no text in UTF-8", "give the path of a YAML file"
+        ) from error
 
 
 def read_files(directory: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of the files that are there, by their path as written."""
+    """The bytes of the files that can be read, by their path as written."""
     found = {}
     for name in sorted(names):
-        path = directory / name
-        try:
-            found[name] = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise OperationalError(
-                Kind.INVALID, str(path), f"cannot be read: {error.strerror}", "correct the path or its rights"
-            ) from error
+        with suppress(OSError):
+            found[name] = (directory / name).read_bytes()
     return found
 
 

@@ -94,7 +94,9 @@ def parse_recipe(bundle: RecipeBundle) -> RecipeSpec:
             if entry.source not in bundle.files:
                 problems.append(
                     Problem(
-                        ("files", index, "source"), f"there is no file `{entry.source}`", "correct the path"
+                        ("files", index, "source"),
+                        f"there is no file `{entry.source}` that can be read",
+                        "correct the path",
                     )
                 )
                 continue

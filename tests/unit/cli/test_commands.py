@@ -64,6 +64,34 @@ def test_a_manifest_is_sent_with_the_files_that_are_there(
     assert controller.calls == [("plan", (bundle, UpOptions(True, frozenset({"boss/data"}))))]
 
 
+def test_a_file_that_cannot_be_read_is_left_to_the_server(
+    cli: Cli, controller: FakeController, manifest: str
+) -> None:
+    # The server tells of it with its line, together with all other errors.
+    (Path(manifest).parent / "key").mkdir()
+    assert cli("plan", manifest).status == 0
+    bundle = ManifestBundle(manifest, MANIFEST, {"app.conf": b"\x00conf"}, {}, {})
+    assert controller.calls == [("plan", (bundle, UpOptions()))]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "cannot be read: Is a directory"), (b"\xff\xfe\x00", "is no text in UTF-8")]
+)
+def test_what_is_no_manifest_is_refused(cli: Cli, tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "system.yaml"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    answer = cli("plan", str(path))
+    assert answer.status == Kind.INVALID.exit_status
+    assert answer.err.splitlines()[0] == f"forkbed: {path}: {words}"
+
+
+def test_the_help_of_schema_has_an_example(cli: Cli) -> None:
+    assert "forkbed schema > manifest.schema.json" in cli("schema", "--help").out
+
+
 def test_every_error_of_a_manifest_is_shown(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("system: broken\n")

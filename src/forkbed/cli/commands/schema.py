@@ -1,4 +1,4 @@
-"""`forkbed schema`: the JSON Schema of the manifest or of the image recipe, for editors."""
+"""The command `schema`: the JSON Schema of the manifest or of the image recipe, for editors."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import Literal
 
 import cyclopts
 
-app = cyclopts.App(name="schema", help=__doc__)
+app = cyclopts.App(name="schema")
 
 
 @app.default
 def schema(document: Literal["manifest", "recipe"] = "manifest", /) -> None:
     """Print the JSON Schema (2020-12) of a document; needs no controller.
 
-    Example: `forkbed schema > manifest.schema.json`, and in the manifest's first line
-    `# yaml-language-server: $schema=manifest.schema.json`
+    A manifest that begins with `# yaml-language-server: $schema=manifest.schema.json` is then checked and
+    completed in editors.
+
+    ```
+    forkbed schema > manifest.schema.json
+    forkbed schema recipe > recipe.schema.json
+    ```
 
     Parameters
     ----------
