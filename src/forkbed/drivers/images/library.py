@@ -78,23 +78,23 @@ class HostImageLibrary:
     def import_file(self, path: Path, name: str, account: str, at: float, progress: Progress) -> ImageView:
         """See the port."""
         wanted = parse_name(name)
-        file_format = _examine(path)
+        file_format = _examine(path, subject=f"image {name}")
         progress.tell(f"checking {file_format} file")
         with self._staging() as staging:
             log = staging / "log"
             raw, stored = staging / "disk.raw", staging / f"disk.{FORMAT}"
-            subject = f"file {path.name}"
+            subject = f"image {name}"
             information = qemu_img.information(path, file_format, subject=subject)
-            _refuse_if(foreign.size_refusal(information.virtual_bytes), path)
+            _refuse_if(foreign.size_refusal(information.virtual_bytes), subject)
             if information.other_files:
                 _refuse_if(
-                    foreign.Refusal(f"it needs other files: {', '.join(information.other_files)}"), path
+                    foreign.Refusal(f"it needs other files: {', '.join(information.other_files)}"), subject
                 )
             qemu_img.check(path, file_format, subject=subject)
             progress.tell("converting")
             qemu_img.convert(path, file_format, raw, "raw", log=log, subject=subject, progress=progress)
             with raw.open("rb") as stream:
-                _refuse_if(foreign.table_refusal(stream.read(512), raw.stat().st_size), path)
+                _refuse_if(foreign.table_refusal(stream.read(512), raw.stat().st_size), subject)
             image_id = ImageId(hash_disk(raw))
             qemu_img.convert(raw, "raw", stored, FORMAT, log=log, subject=subject, progress=progress)
             image = StoredImage(
@@ -204,7 +204,7 @@ def _view(image: StoredImage, names: dict[ImageName, ImageId]) -> ImageView:
     )
 
 
-def _examine(path: Path) -> str:
+def _examine(path: Path, *, subject: str) -> str:
     """The format of a foreign file, judged by its first bytes."""
     try:
         with path.open("rb") as stream:
@@ -213,21 +213,19 @@ def _examine(path: Path) -> str:
     except OSError as error:
         raise OperationalError(
             Kind.NOT_FOUND if isinstance(error, FileNotFoundError) else Kind.INVALID,
-            f"file {path}",
+            subject,
             f"cannot be read: {error.strerror}",
         ) from error
     judged = foreign.examine(head, length)
     if isinstance(judged, foreign.Refusal):
-        raise _refused(judged, path)
+        raise _refused(judged, subject)
     return judged.format
 
 
-def _refuse_if(refusal: foreign.Refusal | None, path: Path) -> None:
+def _refuse_if(refusal: foreign.Refusal | None, subject: str) -> None:
     if refusal is not None:
-        raise _refused(refusal, path)
+        raise _refused(refusal, subject)
 
 
-def _refused(refusal: foreign.Refusal, path: Path) -> OperationalError:
-    return OperationalError(
-        Kind.INVALID, f"file {path.name}", f"cannot be imported: {refusal.reason}", refusal.remedy
-    )
+def _refused(refusal: foreign.Refusal, subject: str) -> OperationalError:
+    return OperationalError(Kind.INVALID, subject, f"cannot be imported: {refusal.reason}", refusal.remedy)
