@@ -69,9 +69,14 @@ class Installation:
         return done
 
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
-        """Begin a command and leave it running."""
+        """Begin a command and leave it running; what it says is in `said`."""
         argv = [str(forkbed_program()), *map(str, words), "--lab", self.lab.name]
-        return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (self.directory / "said").open("wb") as said:
+            return subprocess.Popen(argv, stdout=said, stderr=said)
+
+    def said(self) -> str:
+        """What the last command that was left running said so far."""
+        return (self.directory / "said").read_text(errors="replace")
 
     def up(self, text: str, *options: str, status: int | None = 0) -> Done:
         manifest = self.directory / "system.yaml"

@@ -20,7 +20,7 @@ SERVICE = "http://127.0.0.1:8080/experiments"
 
 @pytest.fixture(scope="module")
 def boss_ops(lab_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with labs.temporary(lab_dir, "test-") as lab:
+    with labs.temporary(lab_dir, "test-boss-ops-") as lab:
         installation = Installation(lab, tmp_path_factory.mktemp("boss-ops"))
         installation.serve()
         for name in ("ops", "boss"):

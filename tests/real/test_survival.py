@@ -15,7 +15,7 @@ from tests.real.installation import PAIR, Installation, prepare
 
 @pytest.fixture(scope="module")
 def served(lab_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with labs.temporary(lab_dir, "test-") as lab:
+    with labs.temporary(lab_dir, "test-survival-") as lab:
         yield prepare(lab, tmp_path_factory.mktemp("survival"))
 
 
@@ -68,7 +68,7 @@ def test_controllers_killed_at_random_moments(installation: Installation) -> Non
         time.sleep(moments.uniform(0.2, 2.5))
         installation.kill_serve()
         installation.serve()
-    assert client.wait(120) == 0
+    assert client.wait(120) == 0, installation.said()
     assert_whole(installation)
 
 
@@ -79,7 +79,7 @@ def test_a_down_survives_the_controllers_death(installation: Installation) -> No
     client = installation.start("down", "pair", "--delete")
     installation.await_that(lambda: not installation.serves(), "the server dies")
     installation.serve()
-    assert client.wait(120) == 0
+    assert client.wait(120) == 0, installation.said()
     assert installation.leftovers() == ""
 
 
@@ -91,7 +91,7 @@ def test_libvirtd_dies_while_a_system_comes_up(installation: Installation) -> No
     running = qemu_pids(installation)
     installation.lab.run(["sh", "-c", "kill -9 $(pidof libvirtd)"])
     assert running <= qemu_pids(installation)
-    assert client.wait(180) == 0
+    assert client.wait(180) == 0, installation.said()
     assert_whole(installation)
 
 

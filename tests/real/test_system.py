@@ -17,7 +17,7 @@ from tests.real.installation import PAIR, Installation, prepare
 
 @pytest.fixture(scope="module")
 def served(lab_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with labs.temporary(lab_dir, "test-") as lab:
+    with labs.temporary(lab_dir, "test-system-") as lab:
         yield prepare(lab, tmp_path_factory.mktemp("served"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -332,3 +333,18 @@ def test_an_event_that_cannot_be_recorded_harms_nobody_who_delivers_it(
         patch.setattr(installation.store, "add_event", refuse)
         installation.world.crash_machine(machine_id(installation, "ops"))
     installation.controller.stop()
+
+
+def test_an_upload_whose_import_is_resumed_is_kept(installation: Installation, tmp_path: Path) -> None:
+    upload = tmp_path / "upload"
+    upload.write_bytes(b"disk")
+    installation.controller.dispatcher.stop(0)  # killed before it began
+    operation = installation.controller.image_import(upload, "foreign:latest", PERSON)
+    installation.restart()
+    installation.controller.start()
+    try:
+        assert installation.controller.wanted_uploads == {upload}
+        assert succeeded(installation.ended(operation))
+    finally:
+        installation.controller.stop()
+    assert not upload.exists()

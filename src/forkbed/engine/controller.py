@@ -90,6 +90,7 @@ class Controller:
         ):
             runs[kind] = jobs.run
         self.dispatcher = Dispatcher(around, runs)
+        self.wanted_uploads: frozenset[Path] = frozenset()  # of imports that are resumed; set by `start`
         self.supervisor = Supervisor(around, self._draw_operation_id, self.dispatcher.dispatch)
 
     def start(self) -> None:
@@ -98,6 +99,11 @@ class Controller:
             mend_sidecars(self._around.host, self._around.store)
         except OperationalError as error:
             log.warning("sidecars-not-mended", error=str(error))
+        self.wanted_uploads = frozenset(
+            Path(str(operation.goal["path"]))
+            for operation in self._around.store.operations(active_only=True, limit=100_000)
+            if operation.kind is OperationKind.IMAGE_IMPORT
+        )
         self.dispatcher.dispatch()
         self.supervisor.start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -136,7 +137,9 @@ def test_changed_members_are_known_at_once_and_connections_live_on(world: World)
         client.sendall(b"still there")
         assert connection.recv(100) == b"still there"
         connection.close()
-    assert resolve(guest.path, "b") == (0, "10.20.0.11")
+    deadline = time.monotonic() + SOON_S  # dnsmasq reads its files anew when it gets to it
+    while resolve(guest.path, "b") != (0, "10.20.0.11"):
+        assert time.monotonic() < deadline
     (other,) = world.plug(net, b, configure=False)
     assert lease(other)["ip"] == "10.20.0.11"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
@@ -23,11 +23,12 @@ from forkbed.base.units import format_size
 _CHUNK_BYTES = 1024 * 1024
 
 
-def empty_transfers(directory: Path) -> None:
-    """Make the directory, without what an earlier server left in it."""
+def empty_transfers(directory: Path, keep: Collection[Path] = ()) -> None:
+    """Make the directory, without what an earlier server left in it but for uploads that are still wanted."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for leftover in directory.iterdir():
-        leftover.unlink()
+        if leftover not in keep:
+            leftover.unlink(missing_ok=True)
 
 
 def reserve_path(context: Context, suffix: str = "") -> Path:

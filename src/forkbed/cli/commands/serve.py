@@ -69,7 +69,7 @@ def _serve(settings: Settings, *, simulate: bool) -> int:
         if simulate:  # leaves nothing behind, and needs no directory of its own
             transfers = Path(stack.enter_context(TemporaryDirectory(prefix="forkbed-")))
         controller = stack.enter_context(installation(settings, simulate=simulate))
-        empty_transfers(transfers)
+        empty_transfers(transfers, controller.wanted_uploads)
         listener = listen(socket)
         stack.callback(socket.unlink, missing_ok=True)
         context = Context(controller, StreamThreads(), transfers)
