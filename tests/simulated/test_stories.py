@@ -481,3 +481,12 @@ def test_a_guest_that_could_not_take_its_seed_is_not_ready(installation: Install
     operation = installation.up(TWO_MACHINES)
     assert operation.status is OperationStatus.FAILED
     assert "vol-data cannot be mounted on /srv" in str(operation.error)
+
+
+def test_plan_says_which_machines_still_run_as_before(installation: Installation) -> None:
+    installation.up(TWO_MACHINES)
+    grown = TWO_MACHINES.replace("image: micro\n    after", "image: micro\n    memory: 1GiB\n    after")
+    installation.up(grown)
+    plan = installation.controller.plan(bundle(grown), UpOptions())
+    assert (plan.changes[-1].kind, plan.pending_restarts) == ("keep", ("boss",))
+    assert installation.controller.plan(bundle(grown), UpOptions(restart=True)).pending_restarts == ()

@@ -23,6 +23,9 @@ def print_plan(plan: PlanView) -> None:
         _print_change(change)
     for refusal in plan.refusals:
         say(f"{styled('refused:', 'red', 2)} {refusal}")
+    waiting = [name for name in plan.pending_restarts if f"machine {name}" not in _restarting(plan)]
+    if waiting:
+        say(f"still run as they were started: {', '.join(waiting)}; --restart makes them as declared")
     if not changes:
         steps = f", {len(plan.steps)} steps" if plan.steps else ": nothing to do"
         say(f"nothing declared differs{steps}")
@@ -36,6 +39,10 @@ def print_plan(plan: PlanView) -> None:
         )
     ]
     say(f"{', '.join(counts)}; {len(plan.steps)} steps")
+
+
+def _restarting(plan: PlanView) -> set[str]:
+    return {change.subject for change in plan.changes if change.needs == RESTART}
 
 
 def announce(plan: PlanView, *, restart: bool) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from forkbed.api.client.streams import GuestConnection
 
 _DEFAULT_SIZE = (24, 80)
+_ANSWER_S = 1.0
 
 
 class Escape:
@@ -63,13 +65,16 @@ def terminal_size() -> tuple[int, int]:
     return _DEFAULT_SIZE
 
 
-def attach(stream: GuestConnection, *, raw: bool, escape: Escape | None) -> int:
+def attach(stream: GuestConnection, *, raw: bool, escape: Escape | None, leaves_at_end: bool = False) -> int:
     """Carry bytes both ways until the stream ends; returns its exit status, 0 if the person left.
 
-    `raw` hands every key to the guest, Ctrl-C too.
+    `raw` hands every key to the guest, Ctrl-C too. With `leaves_at_end` the end of the input, after a moment for
+    the answer, ends the stream: a console has no end of its own.
     """
     # A daemon: it may wait for a key that nobody presses when the command has long ended.
-    reader = threading.Thread(target=_send_input, args=(stream, escape if raw else None), daemon=True)
+    reader = threading.Thread(
+        target=_send_input, args=(stream, escape if raw else None, leaves_at_end), daemon=True
+    )
     with _raw_terminal(raw), _told_of_sizes(stream, raw):
         reader.start()
         for channel, data in stream.output():
@@ -79,7 +84,7 @@ def attach(stream: GuestConnection, *, raw: bool, escape: Escape | None) -> int:
     return stream.exit_status or 0
 
 
-def _send_input(stream: GuestConnection, escape: Escape | None) -> None:
+def _send_input(stream: GuestConnection, escape: Escape | None, leaves_at_end: bool) -> None:
     descriptor = sys.stdin.fileno()
     while data := os.read(descriptor, FRAME_BYTES):
         if escape is not None:
@@ -89,6 +94,10 @@ def _send_input(stream: GuestConnection, escape: Escape | None) -> None:
                 return
         if not stream.write(data):
             return
+    if leaves_at_end:
+        time.sleep(_ANSWER_S)
+        stream.leave()
+        return
     stream.close_input()
 
 

@@ -85,9 +85,24 @@ def _display(operation: Operation) -> Display:
         from forkbed.cli.live import LiveDisplay
 
         return LiveDisplay(operation)
+    if current().json:
+        return _Silence()
     from forkbed.cli.plain_progress import PlainDisplay
 
     return PlainDisplay()
+
+
+class _Silence:
+    """Under --json standard error is for the one document that tells of a failure."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing to put back."""
+
+    def show(self, detail: OperationDetail) -> None:
+        """Nobody reads along."""
 
 
 def _tell_gap(_error: OperationalError) -> None:

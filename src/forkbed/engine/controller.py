@@ -25,6 +25,7 @@ from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE, plan_system
 from forkbed.core.systems.spec import ResolvedMachine
+from forkbed.core.systems.status import restart_pending
 from forkbed.core.systems.view import Power, SystemView
 from forkbed.engine.acceptance import (
     Acceptance,
@@ -132,6 +133,11 @@ class Controller:
             changes=considered.changes,
             steps=tuple(planned.key for planned in plan.steps),
             refusals=tuple(refusals(considered, options)),
+            pending_restarts=tuple(
+                machine.name
+                for machine in considered.resolved.machines
+                if not options.restart and restart_pending(considered.resolved, machine, view)
+            ),
         )
 
     def up(self, bundle: ManifestBundle, options: UpOptions, request: Request) -> Operation:

@@ -44,7 +44,10 @@ class PowerAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """`refusals` say what `--restart` or `--destroy` is missing; `steps` are the first plan's, in order."""
+    """What `up` would do. `refusals` say which `--destroy` is missing; `steps` are the first plan's, in order.
+
+    `pending_restarts` are machines that run with an older definition and would go on doing so.
+    """
 
     system: str
     revision: int  # that it is or would become
@@ -52,6 +55,7 @@ class PlanView:
     changes: tuple[ChangeView, ...]
     steps: tuple[str, ...]
     refusals: tuple[str, ...]
+    pending_restarts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,13 @@ def test_the_console_is_left_with_its_escape(
     _eventually(lambda: controller.consoles[-1].closed)
 
 
+def test_the_console_ends_with_its_piped_input(process_cli: ProcessCli, controller: FakeController) -> None:
+    done = process_cli("console", "boss-ops/boss", stdin=b"root\r")
+    assert done.returncode == 0
+    assert b"root" in done.stdout
+    _eventually(lambda: controller.consoles[-1].closed)
+
+
 def test_following_logs_and_events(socket: Path, controller: FakeController) -> None:
     controller.log = b"one\n"
     with _started(socket, "logs", "boss-ops/boss", "--follow") as process:

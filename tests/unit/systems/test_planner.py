@@ -199,7 +199,7 @@ def test_a_removed_machine_does_not_run_on_without_its_network() -> None:
     both, one = system(machine("a"), machine("b")), system(machine("a"))
     run(world, both, running(both))
     done = run(world, one, Goal({"a": Wanted.STOPPED}, networks=False))
-    assert done == ["stop a", "stop b", "remove-network n1"]
+    assert done == ["stop a", "stop b", "remove-network net"]
     assert any(volume.machine_name == "b" for volume in world.volumes.values())
 
 

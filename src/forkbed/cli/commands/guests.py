@@ -73,7 +73,8 @@ def ssh(machine: Machine, /, *command: Command, user: User = "root", tty: Termin
 
 
 def console(machine: Machine, /) -> int:
-    """Use a machine's serial console. `^]` (Ctrl and ]) leaves it; a second user takes it over.
+    """Use a machine's serial console. `^]` (Ctrl and ]) leaves it, and so does the end of piped input; a second
+    user takes it over.
 
     ```
     forkbed console boss-ops/boss
@@ -83,7 +84,7 @@ def console(machine: Machine, /) -> int:
     with current().client() as client, client.open_console(name.system, name.machine) as stream:
         if _on_terminal():
             say(f"console of {name}; ^] leaves it")
-        return attach(stream, raw=_on_terminal(), escape=Escape(b"\x1d"))
+        return attach(stream, raw=_on_terminal(), escape=Escape(b"\x1d"), leaves_at_end=True)
 
 
 def logs(

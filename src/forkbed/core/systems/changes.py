@@ -125,9 +125,16 @@ def _created(machine: ResolvedMachine) -> ChangeView:
         FieldChange("cpus", "", str(spec.cpus)),
         FieldChange("memory", "", format_size(spec.memory_bytes)),
     ]
-    fields += [FieldChange(f"volumes.{v.name}.size", "", format_size(v.size_bytes)) for v in spec.volumes]
+    if spec.root_size_bytes is not None:
+        fields.append(FieldChange("root", "", format_size(spec.root_size_bytes)))
+    for volume in spec.volumes:
+        fields.append(FieldChange(f"volumes.{volume.name}.size", "", format_size(volume.size_bytes)))
+        if volume.mount:
+            fields.append(FieldChange(f"volumes.{volume.name}.mount", "", volume.mount))
     fields += [FieldChange("nics", "", _nic(nic)) for nic in spec.nics]
-    fields += [FieldChange("publish", "", _publish(item)) for item in spec.publish]
+    blank = MachineSpec(spec.name, spec.image, spec.cpus, spec.memory_bytes)
+    found = [*_seed(blank, spec), *_live(blank, spec)]
+    fields += [FieldChange(item.field, "", item.new) for item in found]
     return ChangeView(ChangeKind.CREATE, f"machine {machine.name}", tuple(fields))
 
 

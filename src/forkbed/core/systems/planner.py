@@ -268,8 +268,9 @@ class _Planner:
         if self._goal.delete or not self._goal.networks:
             wanted = set()
         after = frozenset(planned.key for planned in earlier)
+        names = {network.id: network.spec.name for network in self._system.networks}
         return [
-            PlannedStep(RemoveNetwork(network_id), after)
+            PlannedStep(RemoveNetwork(network_id, names.get(network_id, network_id)), after)
             for network_id in self._view.networks
             if network_id not in wanted
         ]

@@ -31,7 +31,10 @@ class EnsureNetwork:
 
 @dataclass(frozen=True, slots=True)
 class RemoveNetwork:
+    """`name` is the network's in its system, or its id if it is not declared any more."""
+
     network_id: NetworkId
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +168,8 @@ def step_subject(step: Step) -> str:
     match step:
         case EnsureNetwork(network=network):
             return network.spec.name
-        case RemoveNetwork(network_id=network_id):
-            return network_id
+        case RemoveNetwork(name=name):
+            return name
         case CreateVolume(volume=volume, machine=machine) | GrowVolume(volume=volume, machine=machine):
             return f"{machine.name}/{volume.name}"
         case RemoveVolume(machine_name=machine_name, volume_name=volume_name):

@@ -87,9 +87,12 @@ class Keeper:
         self._await_child(identity)
 
     def _await_child(self, keeper: ProcessId | None) -> None:
-        """Wait until dnsmasq has its sockets: it writes its pid file after that."""
+        """Wait until dnsmasq has its sockets (it writes its pid file after that) and has read its files.
+
+        Before that it ignores the signal to read them again, and would miss the next change.
+        """
         deadline = time.monotonic() + _START_LIMIT_S
-        while keeper is None or not self._has_child(keeper):
+        while keeper is None or not (self._has_child(keeper) and self._has_read_files()):
             if keeper is None or not liveness.is_alive(keeper) or time.monotonic() > deadline:
                 self.stop()
                 raise OperationalError(
@@ -125,6 +128,9 @@ class Keeper:
             return False
         state, parent = status[status.rindex(")") + 2 :].split()[:2]
         return int(parent) == keeper.pid and state not in {"Z", "X"}
+
+    def _has_read_files(self) -> bool:
+        return f"read {self.directory / dnsmasq.HOSTS}".encode() in (self.directory / _LOG).read_bytes()
 
     def _strays(self) -> list[ProcessId]:
         """Every process with our configuration file among its arguments."""
