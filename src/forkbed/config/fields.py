@@ -7,6 +7,7 @@ the manifest and the image recipe.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -204,9 +205,9 @@ class Shorthand(Strict):
     shorthand_schema: ClassVar[Mapping[str, Any]] = {"type": "string"}
 
     @classmethod
+    @abstractmethod
     def from_text(cls, text: str) -> dict[str, object]:
         """The mapping for which the text stands."""
-        raise NotImplementedError
 
     @model_validator(mode="before")
     @classmethod

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
@@ -36,6 +38,12 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         raise OperationalError(
             Kind.FAULT, str(path), f"cannot be written: {error.strerror}", "look for space and permissions"
         ) from error
+
+
+def write_json_durably(path: Path, document: Mapping[str, object], *, mode: int = 0o600) -> None:
+    """`write_durably` for a JSON document that people may want to read."""
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+    write_durably(path, text.encode() + b"\n", mode=mode)
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

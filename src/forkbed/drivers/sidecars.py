@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.drivers.durable import remove_durably, sync_directory, write_durably
+from forkbed.drivers.durable import remove_durably, sync_directory, write_json_durably
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SUFFIX = ".json"
@@ -31,8 +31,7 @@ class FileSidecars:
             raise OperationalError(
                 Kind.FAULT, str(path.parent), f"cannot be made: {error.strerror}"
             ) from error
-        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
-        write_durably(path, text.encode() + b"\n")
+        write_json_durably(path, content)
 
     def read_all(self, kind: str) -> Mapping[str, Mapping[str, object]]:
         """Every document of that kind by name. A file that is no JSON object is a FAULT, never skipped."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from forkbed.base.ids import ImageId
-from forkbed.drivers.images import durable
+from forkbed.drivers import durable
 
 LIMIT_BYTES = 8 * 1024**3
 
@@ -52,8 +52,10 @@ class BuildCache:
         """Take over the finished file at `built.path`."""
         path = self._disks / f"{key}.qcow2"
         built.path.chmod(0o444)
-        durable.move_into_place(built.path, path)
-        durable.write_json(path.with_suffix(".json"), {**asdict(built), "path": path.name})
+        durable.put_in_place(built.path, path)
+        durable.write_json_durably(
+            path.with_suffix(".json"), {**asdict(built), "path": path.name}, mode=0o644
+        )
         return replace(built, path=path)
 
     def root(self, key: str) -> Path | None:
@@ -66,7 +68,7 @@ class BuildCache:
 
     def add_root(self, key: str, archive: Path) -> None:
         """Take over a finished archive."""
-        durable.move_into_place(archive, self._roots / f"{key}.tar.zst")
+        durable.put_in_place(archive, self._roots / f"{key}.tar.zst")
 
     def trim(self, keep: Collection[str], limit_bytes: int = LIMIT_BYTES) -> None:
         """Remove the results that were not used for the longest, but those of the keys in `keep`, until all

@@ -16,7 +16,8 @@ from forkbed.config.recipe import parse_recipe
 from forkbed.core.images import foreign
 from forkbed.core.images.recipe import BUILT_IN_BASES
 from forkbed.core.images.reference import ImageName, find, parse_name, short_id
-from forkbed.drivers.images import durable, qemu_img
+from forkbed.drivers import durable
+from forkbed.drivers.images import qemu_img
 from forkbed.drivers.images.builder import BaseImage, ImageBuilder
 from forkbed.drivers.images.cache import BuiltDisk
 from forkbed.drivers.images.content import hash_disk, hash_file
@@ -132,7 +133,7 @@ class HostImageLibrary:
                 progress=progress,
                 compressed=format == "qcow2",
             )
-            durable.move_into_place(aside, target)
+            durable.put_in_place(aside, target)
 
     def tag(self, image_id: ImageId, name: str, account: str, at: float) -> TagMove:
         """See the port."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from forkbed.base.ids import ImageId
 from forkbed.core.images.reference import ImageName
-from forkbed.drivers.images import durable
+from forkbed.drivers import durable
 from forkbed.ports.images import TagMove
 
 
@@ -51,7 +51,7 @@ class NameFiles:
                         "before": before,
                     }
                 )
-                durable.write_json(path, document)
+                durable.write_json_durably(path, document, mode=0o644)
             return move
 
     def history(self, name: str) -> list[TagMove]:
@@ -78,7 +78,7 @@ class NameFiles:
                     if pointed != image_id
                 }
                 if kept != document["channels"]:
-                    durable.write_json(path, {**document, "channels": kept})
+                    durable.write_json_durably(path, {**document, "channels": kept}, mode=0o644)
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.json"

@@ -16,7 +16,7 @@ from pathlib import Path
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import ImageId
 from forkbed.core.images.reference import short_id
-from forkbed.drivers.images import durable
+from forkbed.drivers import durable
 from forkbed.drivers.images.content import hash_file
 from forkbed.ports.images import ImageFile
 
@@ -65,9 +65,9 @@ class ImageStore:
         os.chown(file, 0, 0)
         file.chmod(0o444)
         target = self._path(image.id, FORMAT)
-        durable.move_into_place(file, target)
+        durable.put_in_place(file, target)
         self._remember(image.id, target)
-        durable.write_json(self._path(image.id, "json"), {"version": 1, **asdict(image)})
+        durable.write_json_durably(self._path(image.id, "json"), {"version": 1, **asdict(image)}, mode=0o644)
         return image
 
     def file(self, image_id: ImageId) -> ImageFile:
@@ -88,7 +88,7 @@ class ImageStore:
         """Remove the image; what is there of it."""
         for suffix in ("json", "verified", FORMAT):
             self._path(image_id, suffix).unlink(missing_ok=True)
-        durable.sync_path(self.directory)
+        durable.sync_directory(self.directory)
 
     def _path(self, image_id: ImageId, suffix: str) -> Path:
         return self.directory / f"{image_id}.{suffix}"
