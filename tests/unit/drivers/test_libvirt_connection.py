@@ -13,6 +13,7 @@ import libvirt
 import pytest
 
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.drivers.libvirt import failures
 from forkbed.drivers.libvirt.boots import Boots
 from forkbed.drivers.libvirt.connection import Connected, Connection, DomainEvent, Event
 from forkbed.drivers.libvirt.domain_xml import read_boot
@@ -131,3 +132,11 @@ def test_each_start_is_another_boot_and_each_reset_too(connection: Connection) -
     assert read_boot(ElementTree.fromstring(inactive)) is None, "a stop forgets the boot"
     call(connection, lambda c: c.lookupByName("guest").create())
     assert call(connection, boot_of) not in (first, reset)
+
+
+def test_a_connection_closed_by_another_thread_is_no_answer() -> None:
+    closed = libvirt.open("test:///default")
+    closed.close()
+    with pytest.raises(libvirt.libvirtError) as caught:
+        closed.defineXML("<domain/>")
+    assert failures.translate(caught.value, "machine a", "define it").kind is Kind.UNREACHABLE

@@ -28,7 +28,9 @@ def is_disconnection(error: libvirt.libvirtError) -> bool:
     """Whether the error says that libvirtd was not reached, rather than anything it answered."""
     return bool(
         error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
-        or error.get_error_code() in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_RPC)
+        # a connection that another thread found broken and closed meanwhile is an invalid one to this call
+        or error.get_error_code()
+        in (libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_INVALID_CONN)
     )
 
 
