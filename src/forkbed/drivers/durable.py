@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
@@ -44,6 +44,26 @@ def write_json_durably(path: Path, document: Mapping[str, object], *, mode: int 
     """`write_durably` for a JSON document that people may want to read."""
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     write_durably(path, text.encode() + b"\n", mode=mode)
+
+
+def read_files(directory: Path, pattern: str) -> Iterator[tuple[Path, bytes]]:
+    """The files of that pattern with their bytes, by name; hidden ones are left out.
+
+    One that is removed while we look is as if it had never been listed: others write and remove at any time.
+    Raises FAULT for one that is there and cannot be read.
+    """
+    for path in sorted(directory.glob(pattern)):
+        if path.name.startswith("."):
+            continue
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise OperationalError(
+                Kind.FAULT, str(path), f"cannot be read: {error.strerror}", "look at its owner and the disk"
+            ) from error
+        yield path, data
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

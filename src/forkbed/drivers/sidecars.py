@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.drivers.durable import remove_durably, sync_directory, write_json_durably
+from forkbed.drivers.durable import read_files, remove_durably, sync_directory, write_json_durably
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SUFFIX = ".json"
@@ -37,9 +37,8 @@ class FileSidecars:
         """Every document of that kind by name. A file that is no JSON object is a FAULT, never skipped."""
         directory = self._path(kind, "any").parent
         return {
-            path.name.removesuffix(_SUFFIX): _read(path)
-            for path in sorted(directory.glob(f"*{_SUFFIX}"))
-            if not path.name.startswith(".")
+            path.name.removesuffix(_SUFFIX): _parse(path, data)
+            for path, data in read_files(directory, f"*{_SUFFIX}")
         }
 
     def remove(self, kind: str, name: str) -> None:
@@ -58,12 +57,12 @@ class FileSidecars:
         return self._directory / kind / f"{name}{_SUFFIX}"
 
 
-def _read(path: Path) -> Mapping[str, object]:
+def _parse(path: Path, data: bytes) -> Mapping[str, object]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(data)
         if not isinstance(content, dict):
             raise ValueError("it holds no JSON object")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise OperationalError(
             Kind.FAULT, str(path), f"cannot be read: {error}", "move the file away, or restore it"
         ) from error

@@ -13,6 +13,7 @@ from forkbed.base.ids import SystemId, VolumeId
 from forkbed.core.systems.spec import ResolvedVolume
 from forkbed.core.systems.steps import Effect
 from forkbed.drivers import processes
+from forkbed.drivers.durable import read_files
 from forkbed.drivers.sidecars import FileSidecars
 from forkbed.drivers.volumes.overlays import OverlayVolumes, disk_serial
 from forkbed.ports.volumes import BaseImage
@@ -190,3 +191,14 @@ def test_serials_fit_into_what_a_guest_sees() -> None:
     assert disk_serial("root") == "root"
     assert disk_serial("data") == "vol-data"
     assert disk_serial("a-name-that-is-too-long") == "vol-a-name-that-is-t"
+
+
+def test_a_file_removed_while_we_look_is_as_if_never_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.json", "b.json", ".hidden.json"):
+        (tmp_path / name).write_text(name)
+    listed = list(tmp_path.glob("*.json"))
+    (tmp_path / "a.json").unlink()
+    monkeypatch.setattr(Path, "glob", lambda _self, _pattern: iter(listed))
+    assert list(read_files(tmp_path, "*.json")) == [(tmp_path / "b.json", b"b.json")]

@@ -21,6 +21,7 @@ from forkbed.core.systems.steps import Effect
 from forkbed.drivers import processes
 from forkbed.drivers.durable import (
     put_in_place,
+    read_files,
     remove_durably,
     sweep_temporaries,
     temporary_beside,
@@ -86,7 +87,7 @@ class SeedStore:
 
     def digests(self) -> Mapping[MachineId, str]:
         """The digest with which each seed on the host was written."""
-        records = [_read(path) for path in sorted(self._directory.glob("*.json"))]
+        records = [_parse(path, data) for path, data in read_files(self._directory, "*.json")]
         return {r.machine_id: r.digest for r in records if self._image(r.machine_id).exists()}
 
     def remove(self, machine_id: MachineId) -> Effect:
@@ -94,7 +95,8 @@ class SeedStore:
         sidecar = self._sidecar(machine_id)
         record = _read(sidecar) if sidecar.exists() else None
         if record is not None:
-            others = [_read(path) for path in self._directory.glob("*.json") if path != sidecar]
+            files = read_files(self._directory, "*.json")
+            others = [_parse(path, data) for path, data in files if path != sidecar]
             if record.instance_id not in {other.instance_id for other in others}:
                 self._keys.forget_host(record.instance_id)
         try:
@@ -144,11 +146,23 @@ def _plain(machine_id: MachineId) -> str:
 
 def _read(sidecar: Path) -> _Record:
     try:
-        return _Record(**json.loads(sidecar.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise OperationalError(
-            Kind.FAULT,
-            str(sidecar),
-            f"the seed's sidecar cannot be read: {error}",
-            "remove it: `up` writes it anew",
-        ) from error
+        data = sidecar.read_bytes()
+    except OSError as error:
+        raise _unreadable(sidecar, error) from error
+    return _parse(sidecar, data)
+
+
+def _parse(sidecar: Path, data: bytes) -> _Record:
+    try:
+        return _Record(**json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise _unreadable(sidecar, error) from error
+
+
+def _unreadable(sidecar: Path, error: Exception) -> OperationalError:
+    return OperationalError(
+        Kind.FAULT,
+        str(sidecar),
+        f"the seed's sidecar cannot be read: {error}",
+        "remove it: `up` writes it anew",
+    )

@@ -44,7 +44,7 @@ class ImageStore:
 
     def all(self) -> list[StoredImage]:
         """Every image, newest first."""
-        images = [self._read(path) for path in self.directory.glob("*.json") if not path.name.startswith(".")]
+        images = [self._parse(data) for _, data in durable.read_files(self.directory, "*.json")]
         return sorted(images, key=lambda image: (-image.created_at, image.id))
 
     def get(self, image_id: ImageId) -> StoredImage:
@@ -54,7 +54,7 @@ class ImageStore:
             raise OperationalError(
                 Kind.NOT_FOUND, f"image {short_id(image_id)}", "is not in the library of this host"
             )
-        return self._read(path)
+        return self._parse(path.read_bytes())
 
     def add(self, file: Path, image: StoredImage) -> StoredImage:
         """Take over `file` (a qcow2 file in the same file system). A good image that is there already stays."""
@@ -93,8 +93,8 @@ class ImageStore:
     def _path(self, image_id: ImageId, suffix: str) -> Path:
         return self.directory / f"{image_id}.{suffix}"
 
-    def _read(self, path: Path) -> StoredImage:
-        document = json.loads(path.read_text())
+    def _parse(self, data: bytes) -> StoredImage:
+        document = json.loads(data)
         document.pop("version")
         return StoredImage(**document)
 

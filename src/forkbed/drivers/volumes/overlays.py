@@ -26,6 +26,7 @@ from forkbed.core.systems.view import VolumeView
 from forkbed.drivers import processes
 from forkbed.drivers.durable import (
     put_in_place,
+    read_files,
     remove_durably,
     sweep_temporaries,
     temporary_beside,
@@ -70,7 +71,7 @@ class OverlayVolumes:
 
     def volumes(self) -> Sequence[VolumeView]:
         """All finished volumes, by id."""
-        records = (self._record_at(path) for path in sorted(self._directory.glob("*.json")))
+        records = (self._parse(path, data) for path, data in read_files(self._directory, "*.json"))
         return [_view(record) for record in records if self._file(record.volume_id).exists()]
 
     def create(
@@ -216,13 +217,18 @@ class OverlayVolumes:
 
     def _record_at(self, path: Path) -> _Record:
         try:
-            content = json.loads(path.read_bytes())
+            data = path.read_bytes()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        return self._parse(path, data)
+
+    def _parse(self, path: Path, data: bytes) -> _Record:
+        try:
+            content = json.loads(data)
             layers = tuple(_Layer(**layer) for layer in content.pop("layers"))
             return _Record(**content, layers=layers)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise OperationalError(
-                Kind.FAULT, str(path), f"the volume's sidecar cannot be read: {error}", "restore the file"
-            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise _unreadable(path, error) from error
 
     def _write_record(self, record: _Record) -> None:
         text = json.dumps(asdict(record), indent=1, sort_keys=True)
@@ -270,4 +276,10 @@ def _view(record: _Record) -> VolumeView:
         machine_name=record.machine_name,
         name=record.name,
         backing=record.image_id,
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> OperationalError:
+    return OperationalError(
+        Kind.FAULT, str(path), f"the volume's sidecar cannot be read: {error}", "restore the file"
     )
