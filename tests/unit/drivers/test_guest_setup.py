@@ -47,13 +47,13 @@ class LocalChannel:
         return ("stdout", data) if data else None
 
     def write(self, data: bytes) -> None:
-        raise NotImplementedError
+        raise AssertionError("a set-up command gets no input")
 
     def close_input(self) -> None:
         return None
 
     def resize(self, rows: int, columns: int) -> None:
-        raise NotImplementedError
+        raise AssertionError("a set-up command has no terminal")
 
     def exit_status(self) -> int:
         return self._process.wait()
