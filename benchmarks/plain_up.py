@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 BRIDGE = "plainbr"
@@ -68,7 +69,8 @@ def start(guest: dict[str, str], number: int, directory: str) -> subprocess.Pope
     disk = f"{directory}/{guest['name']}.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", guest["image"], "-F", "qcow2", disk)
     argv = [
-        "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64", "-m", "128", "-smp", "1",
+        "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64", "-m", "128",
+        "-smp", "1,maxcpus=8,sockets=8,cores=1,threads=1",
         "-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{directory}/{guest['name']}.log",
         "-drive", f"file={disk},if=none,id=root,format=qcow2,discard=unmap",
         "-device", "virtio-blk-pci,drive=root,serial=root",
@@ -76,7 +78,11 @@ def start(guest: dict[str, str], number: int, directory: str) -> subprocess.Pope
         "-device", "virtio-blk-pci,drive=seed,serial=seed",
         "-netdev", f"tap,id=net,ifname=plaintap{number},script=no,downscript=no",
         "-device", f"virtio-net-pci,netdev=net,mac={guest['mac']},host_mtu=1442",
-        "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
+        "-device", "virtio-rng-pci", "-device", "virtio-balloon-pci", "-device", "pvpanic",
+        "-device", f"vmgenid,guid={uuid.uuid4()}", "-device", "virtio-serial-pci",
+        "-chardev", f"socket,id=agent,path={directory}/{guest['name']}.agent,server=on,wait=off",
+        "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+        *(word for port in range(4) for word in ("-device", f"pcie-root-port,port={port},chassis={port + 1}")),
     ]  # fmt: skip
     return subprocess.Popen(argv)
 

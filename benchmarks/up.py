@@ -1,7 +1,7 @@
 """`up`: four micro machines until ready, against a script that starts the same four guests with plain QEMU.
 
 The script (`plain_up.py`) does what somebody without Forkbed would: bridge, taps, dnsmasq, overlays on the same image,
-the same shape of guest with the same seeds, all four at once; and waits for the same: ssh greets.
+the same guests (devices included) with the same seeds, all four at once; and waits for the same: ssh greets.
 """
 
 from __future__ import annotations
