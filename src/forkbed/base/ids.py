@@ -19,6 +19,7 @@ NetworkId = NewType("NetworkId", str)
 VolumeId = NewType("VolumeId", str)
 ImageId = NewType("ImageId", str)  # BLAKE3, 64 hexadecimal digits
 OperationId = NewType("OperationId", str)
+SnapshotId = NewType("SnapshotId", str)
 
 _ALPHABET = "0123456789abcdefghijkmnpqrstuvwxyz"  # without l and o: they are read as 1 and 0
 NAME_PATTERN = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")

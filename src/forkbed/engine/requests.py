@@ -72,7 +72,8 @@ class SystemSummary:
     created_at: float
     changed_at: float
     operation_id: str  # the one under way, or ""
-    fork_of: str = ""
+    fork_of: str = ""  # the system it was forked from
+    expires_at: float | None = None
     labels: Mapping[str, str] | None = None
 
 

@@ -106,3 +106,12 @@ class Guests(Protocol):
 
     def forget(self, machine_id: MachineId) -> None:
         """Drop kept connections to a machine that stopped."""
+
+
+class Awakening(Protocol):
+    """What a guest has to be told when it goes on from a memory."""
+
+    def awaken(self, machine: ResolvedMachine, now: float, entropy: bytes, timeout_s: float) -> str:
+        """Through the agent: set the clock to `now` (seconds since the epoch, at the call), mix `entropy` into the
+        kernel's randomness and have it draw anew. Returns what could not be done, "" if all was; never raises
+        for a guest without agent. Waits at most `timeout_s` for the agent."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from forkbed.base.ids import NetworkId, SystemId
+from forkbed.core.networks.intents import Intent
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import NetworkView
@@ -37,3 +38,13 @@ class Networks(Protocol):
 
     def namespace(self, network: ResolvedNetwork) -> str:
         """Path of the network namespace from which the network's machines can be reached."""
+
+
+class Recorder(Protocol):
+    """What machines on networks with a recorded uplink tried to do to the world."""
+
+    def intents(self, network_id: NetworkId, *, after: int, limit: int) -> Sequence[Intent]:
+        """Those with a sequence above `after`, oldest first. Empty for a network that is not recorded.
+
+        Kept while the network exists on the host, also over restarts of everything.
+        """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from forkbed.base.ids import MachineId
+from forkbed.base.ids import MachineId, SnapshotId
 
 
 class Wanted(StrEnum):
@@ -18,6 +18,15 @@ class Wanted(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryRef:
+    """The memory of a machine at the cut of a snapshot. `paused`: it stood still then, and so it comes back."""
+
+    snapshot_id: SnapshotId
+    machine_id: MachineId
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """The state wanted, and what may be done to get there.
 
@@ -26,6 +35,8 @@ class Goal:
     `may_destroy` names machines (`boss`) or volumes (`boss/data`) whose data may be lost.
     `delete` removes the whole system with its data; `networks` says whether its networks are wanted.
     `stop_timeout_s` is the guest's time to shut down; 0 ends it at once.
+    `restore` names machines that, where they do not run, go on from a memory instead of booting; their volumes
+    are made anew from their origins for that.
     """
 
     wanted: Mapping[str, Wanted]
@@ -35,6 +46,7 @@ class Goal:
     may_destroy: frozenset[str] = frozenset()
     end_boots: Mapping[MachineId, str] = field(default_factory=dict)
     stop_timeout_s: float = 60.0
+    restore: Mapping[MachineId, MemoryRef] = field(default_factory=dict)
 
     def within(self, wanted: Mapping[str, Wanted], *, networks: bool) -> Goal:
         """The goal without what is `wanted` otherwise by now."""

@@ -10,17 +10,21 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
-from forkbed.base.ids import ImageId, MachineId, NetworkId, SystemId, VolumeId
+from forkbed.base.ids import ImageId, MachineId, NetworkId, SnapshotId, SystemId, VolumeId
 
 LOOPBACK = IPv4Address("127.0.0.1")
 
 
 class UplinkKind(StrEnum):
-    """Where a network leads besides its own machines."""
+    """Where a network leads besides its own machines.
+
+    RECORDED is for forks only, never written in a manifest: what would go out ends in a recorder.
+    """
 
     NONE = "none"
     NAT = "nat"
     BRIDGE = "bridge"
+    RECORDED = "recorded"
 
 
 class Ipv6Policy(StrEnum):
@@ -207,8 +211,16 @@ class ResolvedNic:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeOrigin:
+    """The content that a fork's volume begins with: a volume as it was at the cut of a snapshot."""
+
+    snapshot_id: SnapshotId
+    volume_id: VolumeId
+
+
+@dataclass(frozen=True, slots=True)
 class ResolvedVolume:
-    """A disk of a machine. `image_id` is set for the root volume; it backs it."""
+    """A disk of a machine. `image_id` is set for the root volume; it backs it, unless there is an `origin`."""
 
     id: VolumeId
     name: str  # "root", or the data volume's name
@@ -216,6 +228,7 @@ class ResolvedVolume:
     image_id: ImageId | None = None
     mount: str = ""
     filesystem: str = "ext4"
+    origin: VolumeOrigin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +250,18 @@ class ResolvedMachine:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkOrigin:
+    """Where a fork was cut. Names are as they were then; `snapshot` is "" for a cut of its own."""
+
+    system_id: SystemId
+    system: str
+    snapshot_id: SnapshotId
+    snapshot: str
+    cut_at: float  # seconds since the epoch
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResolvedSystem:
     """What planners work from. `revision` numbers the accepted manifests from 1."""
 
@@ -247,6 +272,7 @@ class ResolvedSystem:
     machines: tuple[ResolvedMachine, ...]
     labels: tuple[tuple[str, str], ...] = ()
     lineage: tuple[SystemId, ...] = field(default=())  # ancestors, oldest first; empty for a root
+    origin: ForkOrigin | None = None  # of a fork
 
     def machine(self, name: str) -> ResolvedMachine:
         """The machine of that name; `KeyError` if there is none."""

@@ -1,0 +1,1 @@
+"""Snapshots: what a cut of a system was, and when one may go."""

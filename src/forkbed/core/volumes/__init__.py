@@ -1,0 +1,1 @@
+"""Layers of volumes: what stands on what, and what may be folded."""
