@@ -86,17 +86,10 @@ def test_status(shell: list[str], argv: list[str], status: int, tmp_path: Path) 
     assert trailer.status == status
 
 
-def _heed_interrupts() -> None:
-    """A job that a script put into the background is born deaf to SIGINT, and so are its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("shell", SHELLS, ids=["sh", "busybox", "bash"])
 def test_an_interrupt_in_a_terminal_is_told_as_a_status(shell: list[str], tmp_path: Path) -> None:
     script = scripts.command_script(["sh", "-c", "kill -INT 0; sleep 5"], "root", "t", terminal=True)
-    done = subprocess.run(
-        [*shell, script_in(tmp_path, script)], timeout=10, start_new_session=True, preexec_fn=_heed_interrupts
-    )
+    done = subprocess.run([*shell, script_in(tmp_path, script)], timeout=10, start_new_session=True)
     assert done.returncode == 128 + signal.SIGINT
 
 
