@@ -111,7 +111,8 @@ class IntentView:
 class BranchingApi(Protocol):
     """Synchronous, thread-safe, raising `OperationalError`; each change answers with an operation at once."""
 
-    def snapshot(self, system: str, options: SnapshotOptions, request: Request) -> Operation: ...
+    def snapshot(self, system: str, options: SnapshotOptions, request: Request) -> Operation:
+        """The operation's result holds `snapshot`, its name."""
 
     def snapshots(self, system: str) -> Sequence[SnapshotSummary]:
         """Oldest first, automatic ones too."""
@@ -122,7 +123,8 @@ class BranchingApi(Protocol):
         """The operation's result holds `kept`: the name of the snapshot of what was replaced."""
 
     def fork(self, system: str, options: ForkOptions, request: Request) -> Operation:
-        """The operation's result holds `forks`, a list of names, `cut_at`, `skew_s` and `machines`."""
+        """The operation's result holds `forks`, a list of names, `cut_at`, `skew_s` and `machines`, a list of
+        `MachineCutSummary`."""
 
     def discard(self, fork: str, request: Request) -> Operation:
         """The operation's result holds `kept_for`: systems that go on standing on layers of the fork."""

@@ -38,6 +38,7 @@ class Description:
         last = self._newest(record, 1)
         status = system_status(record.resolved, record.wanted, record.up, view, last[0] if last else None)
         active = last[0] if last and not last[0].status.ended else None
+        origin = record.resolved.origin
         return SystemSummary(
             name=record.name,
             id=record.id,
@@ -50,6 +51,9 @@ class Description:
             changed_at=record.changed_at,
             operation_id=active.id if active else "",
             labels=dict(record.resolved.labels),
+            fork_of=origin.system if origin else "",
+            cut_at=origin.cut_at if origin else None,
+            snapshot=origin.snapshot if origin else "",
         )
 
     def detail(self, record: SystemRecord, view: SystemView, revision: int | None) -> SystemDetail:

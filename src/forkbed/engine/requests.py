@@ -60,7 +60,11 @@ class PlanView:
 
 @dataclass(frozen=True, slots=True)
 class SystemSummary:
-    """`state` is one word for people: up, down, starting, stopping, degraded, failed, paused."""
+    """`state` is one word for people: up, down, starting, stopping, degraded, failed, paused.
+
+    Of a fork: `fork_of` is the system it was cut from, `cut_at` that instant, and `snapshot` the snapshot it was
+    made of ("" for a cut of its own). Names are as they were then.
+    """
 
     name: str
     id: str
@@ -72,9 +76,11 @@ class SystemSummary:
     created_at: float
     changed_at: float
     operation_id: str  # the one under way, or ""
-    fork_of: str = ""  # the system it was forked from
+    fork_of: str = ""
     expires_at: float | None = None
     labels: Mapping[str, str] | None = None
+    cut_at: float | None = None
+    snapshot: str = ""
 
 
 @dataclass(frozen=True, slots=True)
