@@ -27,12 +27,8 @@ from forkbed.drivers.sidecars import FileSidecars
 from forkbed.drivers.simulated.guests import SimulatedGuests
 from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
 from forkbed.drivers.simulated.images import SimulatedImages
-from forkbed.drivers.simulated.storage import (
-    SimulatedContents,
-    SimulatedNetworks,
-    SimulatedSidecars,
-    SimulatedVolumes,
-)
+from forkbed.drivers.simulated.storage import SimulatedContents, SimulatedNetworks, SimulatedSidecars
+from forkbed.drivers.simulated.volumes import SimulatedVolumes
 from forkbed.drivers.simulated.world import SimulatedWorld
 from forkbed.drivers.volumes.overlays import OverlayVolumes
 from forkbed.engine.controller import Controller

@@ -14,12 +14,8 @@ from forkbed.drivers.sidecars import FileSidecars
 from forkbed.drivers.simulated.guests import SimulatedGuests
 from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
 from forkbed.drivers.simulated.images import SimulatedImages
-from forkbed.drivers.simulated.storage import (
-    SimulatedContents,
-    SimulatedNetworks,
-    SimulatedSidecars,
-    SimulatedVolumes,
-)
+from forkbed.drivers.simulated.storage import SimulatedContents, SimulatedNetworks, SimulatedSidecars
+from forkbed.drivers.simulated.volumes import SimulatedVolumes
 from forkbed.drivers.simulated.world import SimulatedWorld, VirtualClock
 from forkbed.ports.guests import GuestAddress, SeedContent
 from forkbed.ports.hypervisor import MachineDefinition, NicAttachment

@@ -18,12 +18,8 @@ from forkbed.core.systems.planner import ALIVE
 from forkbed.drivers.simulated.guests import SimulatedGuests
 from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
 from forkbed.drivers.simulated.images import SimulatedImages
-from forkbed.drivers.simulated.storage import (
-    SimulatedContents,
-    SimulatedNetworks,
-    SimulatedSidecars,
-    SimulatedVolumes,
-)
+from forkbed.drivers.simulated.storage import SimulatedContents, SimulatedNetworks, SimulatedSidecars
+from forkbed.drivers.simulated.volumes import SimulatedVolumes
 from forkbed.drivers.simulated.world import SimulatedWorld, VirtualClock
 from forkbed.engine.controller import Controller
 from forkbed.engine.host import Host

@@ -21,7 +21,7 @@ _POLL_S = 0.2
 
 
 class SimulatedGuests:
-    """Guests of the simulated world."""
+    """Guests of the simulated world, as `Guests` and `Awakening`."""
 
     def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
@@ -69,13 +69,13 @@ class SimulatedGuests:
 
     def run_setup(self, address: GuestAddress, commands: Sequence[SetupSpec], progress: Progress) -> None:
         """Note each command as done; a command `false` fails."""
-        machine = self._find(address.machine)
+        machine_id, machine = address.machine.id, self._find(address.machine)
         for command in commands:
             self._world.call("guests.run_setup", f"{address.machine.name}: {command.command}")
             once = command.when is SetupWhen.ONCE
+            mark = f"setup/{sha256(f'{command}'.encode()).hexdigest()}"
             with self._world.lock:
-                mark = sha256(f"{command} {'' if once else machine.boot_id}".encode()).hexdigest()
-                if mark in machine.setup_done:
+                if mark in (self._world.read(machine_id, "root") if once else machine.memory):
                     continue
             progress.tell(command.command)
             if command.command == "false":
@@ -83,7 +83,10 @@ class SimulatedGuests:
                     Kind.FAULT, f"machine {address.machine.name}", "setup command `false` ended with status 1"
                 )
             with self._world.lock:
-                machine.setup_done.add(mark)
+                if once:
+                    self._world.write(machine_id, "root", mark, "done")
+                else:
+                    machine.memory[mark] = "done"
                 machine.console += f"+ {command.command}\r\n".encode()
 
     def probe(self, address: GuestAddress, probe: ProbeSpec) -> ProbeAnswer:
@@ -104,6 +107,20 @@ class SimulatedGuests:
 
     def forget(self, machine_id: MachineId) -> None:
         """There is nothing to forget."""
+
+    def awaken(self, machine: ResolvedMachine, now: float, entropy: bytes, timeout_s: float) -> str:
+        """Note in its memory what it was told."""
+        self._world.call("guests.awaken", machine.name)
+        deadline = self._world.clock.now() + timeout_s
+        while not self._answers(machine):
+            if self._world.clock.now() >= deadline:
+                return f"the guest agent does not answer within {timeout_s:g} s: clock and randomness are as they were"
+            self._world.clock.sleep(_POLL_S)
+        with self._world.lock:
+            memory = self._find(machine).memory
+            memory["clock"] = repr(now)
+            memory["entropy"] = sha256(memory.get("entropy", "").encode() + entropy).hexdigest()
+        return ""
 
     def _find(self, machine: ResolvedMachine) -> SimulatedMachine:
         with self._world.lock:

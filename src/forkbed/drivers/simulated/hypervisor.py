@@ -43,8 +43,6 @@ class SimulatedHypervisor:
                 return Effect.CHANGED
             if known.definition == definition:
                 return Effect.ALREADY
-            if known.definition.machine.volumes[0].id != machine.volumes[0].id:
-                known.setup_done.clear()  # the marks were on the old root volume
             known.definition = definition
             return Effect.CHANGED
 
@@ -72,8 +70,9 @@ class SimulatedHypervisor:
             self._world.settle()
             if machine.power in _ALIVE:
                 return Effect.ALREADY
-            self._check_parts(machine)
+            check_parts(self._world, machine)
             machine.running_digest = machine.definition.digest
+            self._world.plug_in(machine)
             self._world.boot(machine)
             return Effect.CHANGED
 
@@ -139,16 +138,6 @@ class SimulatedHypervisor:
             raise OperationalError(Kind.NOT_FOUND, f"machine {machine_id}", "is not defined on this host")
         return machine
 
-    def _check_parts(self, machine: SimulatedMachine) -> None:
-        """A real hypervisor refuses to start without disks and bridges; so does this one."""
-        declared = machine.definition.machine
-        missing = [v.name for v in declared.volumes if v.id not in self._world.volumes]
-        missing += [nic.network_id for nic in declared.nics if nic.network_id not in self._world.networks]
-        if missing:
-            raise OperationalError(
-                Kind.FAULT, f"machine {declared.name}", f"cannot start without {', '.join(missing)}"
-            )
-
     def _switch(self, machine_id: MachineId, call: str, before: Power, after: Power) -> Effect:
         with self._world.lock:
             machine = self._find(machine_id)
@@ -192,6 +181,26 @@ class SimulatedConsole:
         """Type; the guest echoes it."""
         with self._world.lock:
             self._machine.console += data
+
+
+def check_parts(world: SimulatedWorld, machine: SimulatedMachine) -> None:
+    """A real hypervisor refuses to start without disks and bridges; so does this one.
+
+    It also refuses what a real one would do, to the ruin of a kept cut: write to a layer that is not the active one.
+    """
+    declared = machine.definition.machine
+    missing = [volume.name for volume in declared.volumes if volume.id not in world.volumes]
+    missing += [nic.network_id for nic in declared.nics if nic.network_id not in world.networks]
+    if missing:
+        raise OperationalError(
+            Kind.FAULT, f"machine {declared.name}", f"cannot start without {', '.join(missing)}"
+        )
+    paths = {disk.path for disk in machine.definition.disks}
+    stale = [volume.name for volume in declared.volumes if world.disks.volumes[volume.id].active not in paths]
+    if stale:
+        raise OperationalError(
+            Kind.FAULT, f"machine {declared.name}", f"its definition has an old layer of {', '.join(stale)}"
+        )
 
 
 def _seen(machine: SimulatedMachine) -> HypervisorMachine:

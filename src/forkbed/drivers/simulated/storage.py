@@ -1,76 +1,22 @@
-"""`ports.volumes`, `ports.networks`, `ports.sidecars` and `ports.contents` in memory."""
+"""`ports.networks`, `ports.sidecars` and `ports.contents` in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from blake3 import blake3
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import NetworkId, SystemId, VolumeId
-from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, ResolvedVolume, UplinkKind
+from forkbed.base.ids import NetworkId, SystemId
+from forkbed.core.networks.intents import Intent
+from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, UplinkKind
 from forkbed.core.systems.steps import Effect
-from forkbed.core.systems.view import NetworkView, VolumeView
+from forkbed.core.systems.view import NetworkView
 from forkbed.drivers.simulated.world import SimulatedWorld
-from forkbed.ports.hypervisor import DiskAttachment
-from forkbed.ports.volumes import BaseImage
-
-
-class SimulatedVolumes:
-    """Disks that have a size and no content."""
-
-    def __init__(self, world: SimulatedWorld) -> None:
-        self._world = world
-
-    def volumes(self) -> Sequence[VolumeView]:
-        """All volumes."""
-        self._world.call("volumes.volumes")
-        with self._world.lock:
-            return list(self._world.volumes.values())
-
-    def create(
-        self, system_id: SystemId, machine: ResolvedMachine, volume: ResolvedVolume, image: BaseImage | None
-    ) -> Effect:
-        """Make it unless it is there."""
-        self._world.call("volumes.create", f"{machine.name}/{volume.name}")
-        backing = image.image_id if image else ""
-        made = VolumeView(
-            volume.id, system_id, volume.size_bytes, machine.id, machine.name, volume.name, backing
-        )
-        with self._world.lock:
-            known = self._world.volumes.get(volume.id)
-            if known is not None and known != made:
-                raise OperationalError(
-                    Kind.CONFLICT, f"volume {volume.id}", "exists with another size or backing"
-                )
-            self._world.volumes[volume.id] = made
-            return Effect.CHANGED if known is None else Effect.ALREADY
-
-    def grow(self, volume: ResolvedVolume) -> Effect:
-        """Enlarge it."""
-        self._world.call("volumes.grow", volume.name)
-        with self._world.lock:
-            known = self._world.volumes[volume.id]
-            if volume.size_bytes < known.size_bytes:
-                raise OperationalError(Kind.UNSAFE, f"volume {volume.id}", "would lose data by shrinking")
-            self._world.volumes[volume.id] = replace(known, size_bytes=volume.size_bytes)
-            return Effect.CHANGED if known.size_bytes != volume.size_bytes else Effect.ALREADY
-
-    def remove(self, volume_id: VolumeId) -> Effect:
-        """Forget it."""
-        self._world.call("volumes.remove", volume_id)
-        with self._world.lock:
-            return Effect.CHANGED if self._world.volumes.pop(volume_id, None) else Effect.ALREADY
-
-    def attachment(self, volume: ResolvedVolume) -> DiskAttachment:
-        """A path that leads nowhere."""
-        serial = "root" if volume.name == "root" else f"vol-{volume.name}"
-        return DiskAttachment(serial[:20], f"/simulated/{volume.id}.qcow2", "qcow2")
 
 
 class SimulatedNetworks:
-    """Segments that are there or not."""
+    """Segments that are there or not, as `Networks` and `Recorder`."""
 
     def __init__(self, world: SimulatedWorld) -> None:
         self._world = world
@@ -95,12 +41,15 @@ class SimulatedNetworks:
         with self._world.lock:
             known = self._world.networks.get(network.id)
             self._world.networks[network.id] = wanted
+            if network.spec.uplink is UplinkKind.RECORDED:
+                self._world.intents.setdefault(network.id, [])
         return Effect.ALREADY if known == wanted else Effect.CHANGED
 
     def remove(self, network_id: NetworkId) -> Effect:
         """Forget it."""
         self._world.call("networks.remove", network_id)
         with self._world.lock:
+            self._world.intents.pop(network_id, None)
             return Effect.CHANGED if self._world.networks.pop(network_id, None) else Effect.ALREADY
 
     def bridge_name(self, network: ResolvedNetwork) -> str:
@@ -110,6 +59,13 @@ class SimulatedNetworks:
     def namespace(self, network: ResolvedNetwork) -> str:
         """A path that leads nowhere."""
         return f"/simulated/netns/{network.id}"
+
+    def intents(self, network_id: NetworkId, *, after: int, limit: int) -> Sequence[Intent]:
+        """What the world made its guests try."""
+        self._world.call("networks.intents", network_id)
+        with self._world.lock:
+            kept = self._world.intents.get(network_id, [])
+            return [intent for intent in kept if intent.sequence > after][:limit]
 
 
 class SimulatedSidecars:

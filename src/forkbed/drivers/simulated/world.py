@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from forkbed.base.errors import OperationalError
-from forkbed.base.ids import ImageId, MachineId, NetworkId, VolumeId
+from forkbed.base.ids import ImageId, MachineId, NetworkId, SnapshotId, VolumeId
+from forkbed.core.networks.intents import Intent, IntentKind
 from forkbed.core.systems.view import NetworkView, Power, VolumeView
+from forkbed.drivers.simulated.disks import Disks
 from forkbed.ports.clock import Clock
 from forkbed.ports.hypervisor import MachineDefinition, MachineEvent, MachineEventKind
 from forkbed.ports.images import ImageView, TagMove
@@ -34,7 +36,12 @@ class VirtualClock:
 
 @dataclass(slots=True)
 class SimulatedMachine:
-    """A machine. The guest can be reached, and its probes answer, from `answers_at` on."""
+    """A machine. The guest can be reached, and its probes answer, from `answers_at` on.
+
+    `memory` is lost when it ends; "boot" in it is the boot that it goes back to, also after a restore, "clock" and
+    "entropy" what an awakening told it. `in_use` is what it writes to: by serial number the files, active first.
+    `frozen`: it ran until a cut that is not over stopped it.
+    """
 
     definition: MachineDefinition
     power: Power = Power.OFF
@@ -43,7 +50,18 @@ class SimulatedMachine:
     answers_at: float = 0.0
     shuts_down_at: float | None = None
     console: bytearray = field(default_factory=bytearray)
-    setup_done: set[str] = field(default_factory=set)  # marks on its root volume
+    memory: dict[str, str] = field(default_factory=dict)
+    in_use: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedMemory:
+    """A machine's memory that a cut kept. Its file is complete from `complete_at` on."""
+
+    content: dict[str, str]
+    size_bytes: int
+    complete_at: float
 
 
 @dataclass(slots=True)
@@ -61,22 +79,32 @@ class SimulatedWorld:
     """All that exists on the host. Ports hold `lock` while they read or change it.
 
     `boot_s` and `shut_down_s` are how long a guest takes; `deaf` names machines that never answer, `stubborn`
-    those that do not shut down when asked, `bad_probes` commands whose probes never answer well. `on_call`, if
-    set, hears of every call first.
+    those that do not shut down when asked, `bad_probes` commands whose probes never answer well; `unforkable` maps
+    machines to the reason why their memory cannot be cut. `on_call`, if set, hears of every call first.
+    A machine stands still for `freeze_s` during a cut, its memory is written in `memory_s`, and it answers
+    `wake_s` after it went on from one. `memory_room_bytes` is the space for files of memories.
     """
 
     clock: Clock
     boot_s: float = 3.0
     shut_down_s: float = 1.0
+    freeze_s: float = 0.01
+    memory_s: float = 1.0
+    wake_s: float = 0.3
+    memory_room_bytes: int = 1024**4
     deaf: set[str] = field(default_factory=set)
     stubborn: set[str] = field(default_factory=set)
+    unforkable: dict[str, str] = field(default_factory=dict)  # by machine name
     bad_probes: set[str] = field(default_factory=set)
     seed_failures: dict[str, str] = field(default_factory=dict)  # by machine name
     faults: list[Fault] = field(default_factory=list)
     on_call: Callable[[str, str], None] | None = None
     machines: dict[MachineId, SimulatedMachine] = field(default_factory=dict)
     volumes: dict[VolumeId, VolumeView] = field(default_factory=dict)
+    disks: Disks = field(default_factory=Disks)
+    memories: dict[tuple[SnapshotId, MachineId], SimulatedMemory] = field(default_factory=dict)
     networks: dict[NetworkId, NetworkView] = field(default_factory=dict)
+    intents: dict[NetworkId, list[Intent]] = field(default_factory=dict)  # of networks that record
     seeds: dict[MachineId, str] = field(default_factory=dict)
     images: dict[ImageId, ImageView] = field(default_factory=dict)
     tags: dict[str, ImageId] = field(default_factory=dict)
@@ -112,14 +140,58 @@ class SimulatedWorld:
         machine.boot_id = ""
         machine.running_digest = ""
         machine.shuts_down_at = None
+        machine.frozen = False
+        machine.memory.clear()
+        machine.in_use.clear()
+
+    def plug_in(self, machine: SimulatedMachine) -> None:
+        """Have it use the disks of its definition."""
+        machine.in_use = {disk.serial: self.disks.chain(disk.path) for disk in machine.definition.disks}
 
     def boot(self, machine: SimulatedMachine) -> None:
         """Begin a boot: a new boot id, and silence until the guest is up."""
         self.boots += 1
         machine.power = Power.RUNNING
         machine.boot_id = f"boot-{self.boots}"
+        machine.memory = {"boot": machine.boot_id}
         machine.answers_at = self.clock.now() + self.boot_s
         machine.console += f"boot {self.boots} of {machine.definition.machine.name}\r\n".encode()
+
+    def wake(self, machine: SimulatedMachine, kept: SimulatedMemory, *, paused: bool) -> None:
+        """Let a guest go on from a memory: a new boot id to the host, the same boot to itself."""
+        self.boots += 1
+        machine.power = Power.PAUSED if paused else Power.RUNNING
+        machine.boot_id = f"boot-{self.boots}"
+        machine.memory = dict(kept.content)
+        machine.answers_at = self.clock.now() + self.wake_s
+
+    # what guests do
+
+    def write(self, machine_id: MachineId, serial: str, block: str, value: str) -> None:
+        """A running guest writes a block of a disk."""
+        with self.lock:
+            machine = self.machines[machine_id]
+            assert machine.power is Power.RUNNING, f"{machine.definition.machine.name} is {machine.power}"
+            self.disks.layers[machine.in_use[serial][0]].blocks[block] = value
+
+    def read(self, machine_id: MachineId, serial: str) -> dict[str, str]:
+        """What a guest reads of a disk, by block."""
+        with self.lock:
+            return self.disks.content(self.machines[machine_id].in_use[serial][0])
+
+    def content(self, volume_id: VolumeId) -> dict[str, str]:
+        """What a volume holds, by block."""
+        with self.lock:
+            return self.disks.content(self.disks.volumes[volume_id].active)
+
+    def attempt(
+        self, network_id: NetworkId, kind: IntentKind, source: str, destination: str, port: int
+    ) -> None:
+        """A guest tries to reach the world; on a network that records, it is written down."""
+        with self.lock:
+            kept = self.intents.get(network_id)
+            if kept is not None:
+                kept.append(Intent(len(kept) + 1, self.clock.now(), kind, source, destination, port))
 
     # what a host does by itself
 
