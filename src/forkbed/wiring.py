@@ -35,7 +35,7 @@ from forkbed.engine.controller import Controller
 from forkbed.engine.host import Host
 from forkbed.engine.hub import Hub
 from forkbed.engine.options import Options
-from forkbed.engine.runner import Boundary, Surroundings
+from forkbed.engine.surroundings import Boundary, Surroundings
 from forkbed.store.database import Database
 
 STEP_THREADS = 64  # most of them wait for guests

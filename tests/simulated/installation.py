@@ -26,7 +26,7 @@ from forkbed.engine.host import Host
 from forkbed.engine.hub import Hub
 from forkbed.engine.options import Options
 from forkbed.engine.requests import PowerAction, Request, UpOptions
-from forkbed.engine.runner import Boundary, Surroundings
+from forkbed.engine.surroundings import Boundary, Surroundings
 from forkbed.store.database import Database
 
 PERSON = Request(Requester(1000, "ada", "forkbed up system.yaml"))

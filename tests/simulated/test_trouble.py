@@ -15,8 +15,9 @@ from forkbed.core.operations.records import Operation, OperationKind, OperationS
 from forkbed.core.operations.rules import Admit
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.drivers.simulated.world import Fault
+from forkbed.engine.planloop import REBOOT_LIMIT
 from forkbed.engine.requests import PowerAction, UpOptions
-from forkbed.engine.runner import GOAL, REBOOT_LIMIT
+from forkbed.engine.runner import GOAL
 from tests.simulated.installation import (
     PATIENT,
     PERSON,

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address
 from forkbed.base.errors import Kind, OperationalError, Problem
 from forkbed.base.ids import ImageId
 from forkbed.config.manifest import ParsedManifest, parse_manifest
+from forkbed.core.systems.branch import isolated
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.changes import ChangeView, diff_systems
 from forkbed.core.systems.resolve import ImageFacts, Surroundings, resolve_system
@@ -60,6 +61,9 @@ class Acceptance:
         parsed = parse_manifest(bundle, images=images, secrets_key=self._secrets_key())
         records = self._store.systems()
         before = next((record for record in records if record.name == parsed.spec.name), None)
+        if before is not None and before.resolved.origin is not None:
+            # whatever the manifest says, a fork has no way out
+            parsed = replace(parsed, spec=isolated(parsed.spec))
         others = [record for record in records if record.name != parsed.spec.name]
         clashes = list(_published_elsewhere(parsed.spec, others))
         if clashes:

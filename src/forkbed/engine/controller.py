@@ -39,6 +39,7 @@ from forkbed.engine.description import Description
 from forkbed.engine.dispatcher import Dispatcher, RunToEnd
 from forkbed.engine.garbage import Garbage
 from forkbed.engine.jobs import Jobs
+from forkbed.engine.life import with_progress
 from forkbed.engine.observation import observe, observe_all
 from forkbed.engine.options import Options
 from forkbed.engine.requests import (
@@ -52,14 +53,15 @@ from forkbed.engine.requests import (
     SystemSummary,
     UpOptions,
 )
-from forkbed.engine.runner import GOAL, OperationRunner, Surroundings, with_progress
+from forkbed.engine.runner import GOAL, OperationRunner
 from forkbed.engine.sidecars import mend_sidecars, write_sidecars
 from forkbed.engine.supervisor import Supervisor
+from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.guests import CommandChannel, CommandRequest, GuestAddress
 from forkbed.ports.hypervisor import ConsoleStream
 from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 from forkbed.ports.progress import Silence
-from forkbed.ports.store import RevisionRecord, SystemRecord
+from forkbed.ports.store import Additions, RevisionRecord, SystemRecord
 
 _ACTION_WANTED = {
     PowerAction.START: Wanted.RUNNING,
@@ -495,12 +497,11 @@ class Controller:
     ) -> Operation:
         document = GOAL.dump_python(goal, mode="json")
         operation = self._operation(kind, record.id, subject, document, request)
-        answer = self._around.store.submit(
-            operation,
-            lambda active: admit(kind, active),
-            system=record if kind is OperationKind.UP else None,
-            revision=revision,
+        additions = Additions(
+            systems=(record,) if kind is OperationKind.UP else (),
+            revisions=(revision,) if revision is not None else (),
         )
+        answer = self._around.store.submit(operation, lambda active: admit(kind, active), additions)
         return self._submitted(answer)
 
     def _submit_job(

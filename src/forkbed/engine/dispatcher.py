@@ -11,7 +11,7 @@ import structlog
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import OperationId
 from forkbed.core.operations.records import Operation, OperationKind, OperationStatus
-from forkbed.engine.runner import Surroundings
+from forkbed.engine.surroundings import Surroundings
 
 log = structlog.get_logger(__name__)
 
@@ -43,17 +43,16 @@ class Dispatcher:
                 # what gives way to another goes first, whatever was done to the clock
                 key=lambda o: (o.status is not OperationStatus.CANCELLING, o.created_at),
             )
-            busy = {running.system_id for running, _, _ in self._running.values()} - {None}
+            busy = {system for running, _, _ in self._running.values() for system in running.systems}
             for operation in active:
                 running = self._running.get(operation.id)
                 if running is not None:
                     if operation.status is OperationStatus.CANCELLING:
                         running[1].set()
                     continue
-                if operation.system_id is not None and operation.system_id in busy:
+                if operation.systems & busy:
                     continue
-                if operation.system_id is not None:
-                    busy.add(operation.system_id)
+                busy |= operation.systems
                 self._start(operation)
 
     def _start(self, operation: Operation) -> None:

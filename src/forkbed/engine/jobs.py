@@ -19,7 +19,8 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.engine.garbage import Garbage
-from forkbed.engine.runner import JournalProgress, Surroundings
+from forkbed.engine.life import JournalProgress
+from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.images import RecipeBundle
 from forkbed.ports.progress import Cancelled, Progress
 

@@ -24,7 +24,8 @@ from forkbed.core.operations.rules import Refuse, admit
 from forkbed.core.systems.supervision import Deviation, backoff_s, find_deviation
 from forkbed.core.systems.view import SystemView
 from forkbed.engine.observation import observe_all
-from forkbed.engine.runner import GOAL, Surroundings
+from forkbed.engine.runner import GOAL
+from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.hypervisor import MachineEvent, MachineEventKind
 from forkbed.ports.store import SystemRecord
 

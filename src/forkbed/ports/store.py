@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from forkbed.base.ids import InstallationId, MachineId, OperationId, SystemId
+from forkbed.base.ids import InstallationId, MachineId, OperationId, SnapshotId, SystemId
 from forkbed.core.operations.records import (
     Event,
     JournalEntry,
@@ -20,6 +20,7 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.core.operations.rules import Admit, Refuse
+from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.goal import Wanted
 from forkbed.core.systems.spec import ResolvedSystem, SystemSpec
 
@@ -35,6 +36,8 @@ class SystemRecord:
     up: bool
     created_at: float
     changed_at: float
+    message: str = ""  # what a fork was made for
+    expires_at: float | None = None
 
     @property
     def revision(self) -> int:
@@ -67,6 +70,17 @@ class ReadyMark:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What comes into being together with an operation: systems before their revisions, and a snapshot."""
+
+    systems: tuple[SystemRecord, ...] = ()
+    revisions: tuple[RevisionRecord, ...] = ()
+    snapshot: Snapshot | None = None
+
+
+NOTHING = Additions()
+
 Admission = Callable[[Sequence[Operation]], Admit | Refuse]
 
 
@@ -82,8 +96,11 @@ class Store(Protocol):
 
     def save_system(self, system: SystemRecord) -> None: ...
 
+    def replace_system(self, system: SystemRecord, revision: RevisionRecord) -> None:
+        """Store the system as it is now together with the revision that made it so."""
+
     def delete_system(self, system_id: SystemId) -> None:
-        """Forget the system, its revisions and ready marks. Operations and events stay."""
+        """Forget the system, its revisions, snapshots and ready marks. Operations and events stay."""
 
     def revisions(self, system_id: SystemId) -> Sequence[RevisionRecord]:
         """All of them, oldest first."""
@@ -92,15 +109,13 @@ class Store(Protocol):
         self,
         operation: Operation,
         admission: Admission,
-        *,
-        system: SystemRecord | None = None,
-        revision: RevisionRecord | None = None,
+        additions: Additions = NOTHING,
     ) -> Operation | Refuse:
-        """Add an operation, and with it the system and revision that it is about, or nothing at all.
+        """Add an operation, and with it what it is about, or nothing at all.
 
-        `admission` is asked within the transaction about the active operations of the same system; those it
+        `admission` is asked within the transaction about the active operations of the same systems; those it
         wants cancelled become CANCELLING. An operation of the same requester with the same idempotency key
-        is returned instead of adding one.
+        is returned instead of adding one. CONFLICT if a system or snapshot of that name is there.
         """
 
     def operation(self, operation_id: OperationId) -> Operation | None: ...
@@ -111,7 +126,7 @@ class Store(Protocol):
     def operations(
         self, *, system_id: SystemId | None = None, active_only: bool = False, limit: int = 100
     ) -> Sequence[Operation]:
-        """Newest first."""
+        """Newest first. `system_id`: those that may change it."""
 
     def set_status(
         self,
@@ -144,6 +159,15 @@ class Store(Protocol):
 
     def last_event(self) -> int:
         """The greatest sequence given so far, 0 if none."""
+
+    def snapshots(self, system_id: SystemId | None = None) -> Sequence[Snapshot]:
+        """Those of a system, or all; oldest first."""
+
+    def snapshot(self, snapshot_id: SnapshotId) -> Snapshot | None: ...
+
+    def save_snapshot(self, snapshot: Snapshot) -> None: ...
+
+    def delete_snapshot(self, snapshot_id: SnapshotId) -> None: ...
 
     def mark_ready(self, machine_id: MachineId, mark: ReadyMark) -> None: ...
 

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import DrawId, InstallationId, MachineId, OperationId, SystemId
+from forkbed.base.ids import DrawId, InstallationId, MachineId, OperationId, SnapshotId, SystemId
 from forkbed.core.operations.records import (
     Event,
     JournalEntry,
@@ -32,14 +32,16 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.core.operations.rules import Refuse
+from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.goal import Wanted
 from forkbed.core.systems.spec import ResolvedSystem
-from forkbed.ports.store import Admission, ReadyMark, RevisionRecord, SystemRecord
+from forkbed.ports.store import NOTHING, Additions, Admission, ReadyMark, RevisionRecord, SystemRecord
 from forkbed.store import schema
 
 _RESOLVED = TypeAdapter(ResolvedSystem)
 _WANTED = TypeAdapter(dict[str, Wanted])
 _REVISION = TypeAdapter(RevisionRecord)
+_SNAPSHOT = TypeAdapter(Snapshot)
 _ACTIVE = [OperationStatus.QUEUED, OperationStatus.RUNNING, OperationStatus.CANCELLING]
 
 
@@ -120,6 +122,12 @@ class Database:
         with self._write() as connection:
             _save_system(connection, system)
 
+    def replace_system(self, system: SystemRecord, revision: RevisionRecord) -> None:
+        """Store the system with the revision that made it so."""
+        with self._write() as connection:
+            _save_system(connection, system)
+            _insert_revision(connection, revision)
+
     def delete_system(self, system_id: SystemId) -> None:
         """Forget a system; its operations and events stay."""
         with self._write() as connection:
@@ -146,24 +154,20 @@ class Database:
         self,
         operation: Operation,
         admission: Admission,
-        *,
-        system: SystemRecord | None = None,
-        revision: RevisionRecord | None = None,
+        additions: Additions = NOTHING,
     ) -> Operation | Refuse:
-        """Add the operation, its system and revision, or answer why not."""
+        """Add the operation and what it is about, or answer why not."""
         table = schema.operations
         with self._write() as connection:
             if operation.idempotency_key is not None:
                 earlier = _of_request(connection, operation.requester.uid, operation.idempotency_key)
                 if earlier is not None:
                     return earlier
-            if operation.system_id is not None:
-                active = connection.execute(
-                    sa.select(table).where(
-                        table.c.system_id == operation.system_id, table.c.status.in_(_ACTIVE)
-                    )
+            if operation.systems:
+                active = map(
+                    _operation, connection.execute(sa.select(table).where(table.c.status.in_(_ACTIVE)))
                 )
-                answer = admission([_operation(row) for row in active])
+                answer = admission([other for other in active if other.systems & operation.systems])
                 if isinstance(answer, Refuse):
                     return answer
                 connection.execute(
@@ -171,16 +175,14 @@ class Database:
                     .where(table.c.id.in_(answer.cancel))
                     .values(status=OperationStatus.CANCELLING)
                 )
-            if system is not None:
+            for system in additions.systems:
+                _refuse_taken_system(connection, system)
                 _save_system(connection, system)
-            if revision is not None:
-                connection.execute(
-                    sa.insert(schema.revisions).values(
-                        system_id=revision.system_id,
-                        number=revision.number,
-                        document=_REVISION.dump_json(revision).decode(),
-                    )
-                )
+            for revision in additions.revisions:
+                _insert_revision(connection, revision)
+            if additions.snapshot is not None:
+                _refuse_taken_snapshot(connection, additions.snapshot)
+                _save_snapshot(connection, additions.snapshot)
             connection.execute(sa.insert(table).values(**_operation_values(operation)))
         return operation
 
@@ -203,7 +205,8 @@ class Database:
         table = schema.operations
         query = sa.select(table).order_by(table.c.created_at.desc(), table.c.id).limit(limit)
         if system_id is not None:
-            query = query.where(table.c.system_id == system_id)
+            named = table.c.other_systems.contains(f'"{system_id}"', autoescape=True)
+            query = query.where(sa.or_(table.c.system_id == system_id, named))
         if active_only:
             query = query.where(table.c.status.in_(_ACTIVE))
         with self._read() as connection:
@@ -289,6 +292,35 @@ class Database:
         query = sa.select(table).where(table.c.operation_id == operation_id).order_by(table.c.sequence)
         with self._read() as connection:
             return [_journal_entry(row) for row in connection.execute(query)]
+
+    # snapshots
+
+    def snapshots(self, system_id: SystemId | None = None) -> Sequence[Snapshot]:
+        """Snapshots, oldest first."""
+        table = schema.snapshots
+        query = sa.select(table.c.document).order_by(table.c.created_at, table.c.id)
+        if system_id is not None:
+            query = query.where(table.c.system_id == system_id)
+        with self._read() as connection:
+            return [_SNAPSHOT.validate_json(row.document) for row in connection.execute(query)]
+
+    def snapshot(self, snapshot_id: SnapshotId) -> Snapshot | None:
+        """The snapshot of that id."""
+        table = schema.snapshots
+        query = sa.select(table.c.document).where(table.c.id == snapshot_id)
+        with self._read() as connection:
+            document = connection.execute(query).scalar()
+        return _SNAPSHOT.validate_json(document) if document is not None else None
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Store the snapshot as it is now."""
+        with self._write() as connection:
+            _save_snapshot(connection, snapshot)
+
+    def delete_snapshot(self, snapshot_id: SnapshotId) -> None:
+        """Forget the snapshot."""
+        with self._write() as connection:
+            connection.execute(sa.delete(schema.snapshots).where(schema.snapshots.c.id == snapshot_id))
 
     # events and ready marks
 
@@ -377,12 +409,61 @@ def _save_system(connection: Connection, system: SystemRecord) -> None:
         "up": system.up,
         "created_at": system.created_at,
         "changed_at": system.changed_at,
+        "message": system.message,
+        "expires_at": system.expires_at,
     }
     connection.execute(
         upsert(schema.systems)
         .values(id=system.id, **values)
         .on_conflict_do_update(index_elements=["id"], set_=values)
     )
+
+
+def _insert_revision(connection: Connection, revision: RevisionRecord) -> None:
+    connection.execute(
+        sa.insert(schema.revisions).values(
+            system_id=revision.system_id,
+            number=revision.number,
+            document=_REVISION.dump_json(revision).decode(),
+        )
+    )
+
+
+def _save_snapshot(connection: Connection, snapshot: Snapshot) -> None:
+    values = {
+        "system_id": snapshot.system_id,
+        "name": snapshot.name,
+        "created_at": snapshot.created_at,
+        "document": _SNAPSHOT.dump_json(snapshot).decode(),
+    }
+    connection.execute(
+        upsert(schema.snapshots)
+        .values(id=snapshot.id, **values)
+        .on_conflict_do_update(index_elements=["id"], set_=values)
+    )
+
+
+def _refuse_taken_system(connection: Connection, system: SystemRecord) -> None:
+    table = schema.systems
+    query = sa.select(table.c.id).where(table.c.name == system.name, table.c.id != system.id)
+    if connection.execute(query).first() is not None:
+        raise OperationalError(
+            Kind.CONFLICT, f"system {system.name}", "exists already", "choose another name"
+        )
+
+
+def _refuse_taken_snapshot(connection: Connection, snapshot: Snapshot) -> None:
+    table = schema.snapshots
+    query = sa.select(table.c.id).where(
+        table.c.system_id == snapshot.system_id, table.c.name == snapshot.name, table.c.id != snapshot.id
+    )
+    if connection.execute(query).first() is not None:
+        raise OperationalError(
+            Kind.CONFLICT,
+            f"snapshot {snapshot.resolved.name}@{snapshot.name}",
+            "exists already",
+            "choose another name, or delete that one first",
+        )
 
 
 def _system(row: Row[tuple[object, ...]]) -> SystemRecord:
@@ -394,6 +475,8 @@ def _system(row: Row[tuple[object, ...]]) -> SystemRecord:
         up=row.up,
         created_at=row.created_at,
         changed_at=row.changed_at,
+        message=row.message,
+        expires_at=row.expires_at,
     )
 
 
@@ -422,6 +505,7 @@ def _operation_values(operation: Operation) -> dict[str, object]:
         "error": json.dumps(operation.error) if operation.error is not None else None,
         "result": json.dumps(operation.result) if operation.result is not None else None,
         "idempotency_key": operation.idempotency_key,
+        "other_systems": json.dumps(operation.other_systems),
     }
 
 
@@ -440,6 +524,7 @@ def _operation(row: Row[tuple[object, ...]]) -> Operation:
         error=json.loads(row.error) if row.error is not None else None,
         result=json.loads(row.result) if row.result is not None else None,
         idempotency_key=row.idempotency_key,
+        other_systems=tuple(json.loads(row.other_systems)),
     )
 
 

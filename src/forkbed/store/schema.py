@@ -29,6 +29,19 @@ systems = Table(
     Column("up", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("expires_at", Float),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("system_id", String, ForeignKey("systems.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("snapshots_by_name", "system_id", "name", unique=True),
 )
 
 revisions = Table(
@@ -57,6 +70,7 @@ operations = Table(
     Column("error", Text),
     Column("result", Text),
     Column("idempotency_key", String),
+    Column("other_systems", Text, nullable=False, server_default="[]"),
     Index("operations_by_status", "status"),
     Index("operations_by_system", "system_id", "created_at"),
     Index("operations_by_idempotency_key", "uid", "idempotency_key", unique=True),

@@ -23,7 +23,7 @@ from forkbed.core.operations.records import (
 )
 from forkbed.core.operations.rules import Admit, Refuse, admit
 from forkbed.core.systems.goal import Wanted
-from forkbed.ports.store import ReadyMark, SystemRecord
+from forkbed.ports.store import Additions, ReadyMark, SystemRecord
 from forkbed.store.database import Database
 from tests.unit.systems.worlds import machine, system
 
@@ -59,7 +59,7 @@ def anything(_active: object) -> Admit:
 
 def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
     first = Database(tmp_path / "db", draw_id)
-    first.submit(operation(), anything, system=record())
+    first.submit(operation(), anything, Additions(systems=(record(),)))
     first.mark_ready(MachineId("m1"), ReadyMark("b1", "d1"))
     first.close()
     second = Database(tmp_path / "db", draw_id)
@@ -70,7 +70,7 @@ def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_submission_is_whole_or_not_at_all(store: Database) -> None:
-    refused = store.submit(operation(), lambda _: Refuse(operation(9)), system=record())
+    refused = store.submit(operation(), lambda _: Refuse(operation(9)), Additions(systems=(record(),)))
     assert refused == Refuse(operation(9))
     assert store.systems() == []
     assert store.operations() == []
@@ -149,7 +149,7 @@ def test_events_are_numbered_without_gaps_by_many_threads(store: Database) -> No
 
 
 def test_a_deleted_system_takes_its_revisions_and_marks_along(store: Database) -> None:
-    store.submit(operation(), anything, system=record())
+    store.submit(operation(), anything, Additions(systems=(record(),)))
     store.mark_ready(record().resolved.machines[0].id, ReadyMark("b", "d"))
     store.delete_system(SystemId("s1"))
     store.delete_system(SystemId("s1"))

@@ -48,12 +48,14 @@ class Publication:
 
 
 def publications(network: ResolvedNetwork, members: Iterable[ResolvedMachine]) -> tuple[Publication, ...]:
-    """The ports that are published through `network`, in a fixed order.
+    """The ports that are published through `network`, in a fixed order; none of a fork's, into which nothing leads.
 
     Raises INVALID if a machine publishes through a network that leads onto a host bridge, CONFLICT if two
     claim the same port.
     """
     found: list[Publication] = []
+    if network.spec.uplink is UplinkKind.RECORDED:
+        return ()
     for machine, spec in sorted(_published(network, members), key=_order):
         if network.spec.uplink is UplinkKind.BRIDGE:
             raise OperationalError(

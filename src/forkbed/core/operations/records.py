@@ -20,6 +20,12 @@ class OperationKind(StrEnum):
     IMAGE_BUILD = "image-build"
     IMAGE_IMPORT = "image-import"
     GARBAGE_COLLECTION = "gc"
+    SNAPSHOT = "snapshot"
+    SNAPSHOT_DELETE = "snapshot-delete"
+    ROLLBACK = "rollback"
+    FORK = "fork"
+    DISCARD = "discard"
+    FOLD = "fold"
 
 
 class OperationStatus(StrEnum):
@@ -60,6 +66,13 @@ class Operation:
     error: dict[str, object] | None = None  # OperationalError.as_dict()
     result: dict[str, object] | None = None
     idempotency_key: str | None = None
+    other_systems: tuple[SystemId, ...] = ()  # which it changes too: the forks it makes
+
+    @property
+    def systems(self) -> frozenset[SystemId]:
+        """All systems that it may change."""
+        own = {self.system_id} if self.system_id is not None else set()
+        return frozenset(own | set(self.other_systems))
 
 
 class StepStatus(StrEnum):

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from forkbed.base.ids import OperationId
 from forkbed.core.operations.records import Operation, OperationKind
 
+_YIELDING = frozenset({OperationKind.RECONCILE, OperationKind.FOLD})
+_TAKING_DOWN = frozenset({OperationKind.DOWN, OperationKind.DISCARD})
+
 
 @dataclass(frozen=True, slots=True)
 class Admit:
@@ -28,10 +31,10 @@ class Refuse:
 
 
 def admit(kind: OperationKind, active: Sequence[Operation]) -> Admit | Refuse:
-    """Decide about a new operation of that kind beside the active ones of the same system."""
+    """Decide about a new operation of that kind beside the active ones of the same systems."""
     for operation in active:
-        yields = operation.kind is OperationKind.RECONCILE and kind is not OperationKind.RECONCILE
-        taken_down = kind is OperationKind.DOWN and operation.kind is not OperationKind.DOWN
+        yields = operation.kind in _YIELDING and kind not in _YIELDING
+        taken_down = kind in _TAKING_DOWN and operation.kind not in _TAKING_DOWN
         if not yields and not taken_down:
             return Refuse(operation)
     return Admit(tuple(operation.id for operation in active))

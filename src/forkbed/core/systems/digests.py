@@ -39,7 +39,7 @@ def network_digest(system: ResolvedSystem, network: ResolvedNetwork) -> str:
         (machine.name, [nic for nic in machine.nics if nic.network_id == network.id], machine.spec.publish)
         for machine in network_members(system, network)
     ]
-    return _digest("network", system.name, network, members)
+    return _digest("network", system.inner_name, network, members)
 
 
 def network_members(system: ResolvedSystem, network: ResolvedNetwork) -> Sequence[ResolvedMachine]:
@@ -53,7 +53,7 @@ def seed_digest(system: ResolvedSystem, machine: ResolvedMachine) -> str:
     mounts = [(volume.name, volume.mount, volume.filesystem) for volume in machine.volumes[1:]]
     return _digest(
         "seed",
-        system.name,
+        system.inner_name,
         machine.name,
         machine.instance_id,
         spec.files,

@@ -24,6 +24,7 @@ from forkbed.core.systems.steps import (
     PauseMachine,
     RemoveNetwork,
     RemoveVolume,
+    RestoreMachine,
     ResumeMachine,
     StartMachine,
     Step,
@@ -138,8 +139,9 @@ class _Planner:
         )
         for step in steps:
             after = before
-            if isinstance(step, StartMachine):
+            if isinstance(step, (StartMachine, RestoreMachine)):
                 after |= {planned.key for planned in self._networks}
+            if isinstance(step, StartMachine):  # machines that go on from one cut go on together
                 after |= self._keys_of(machine.spec.after)
             yield PlannedStep(step, after)
             before = frozenset([step_key(step)])
@@ -162,7 +164,8 @@ class _Planner:
         if wanted is Wanted.STOPPED:
             return
         if seen.power not in ALIVE or self._must_stop(machine, wanted):
-            yield StartMachine(machine)
+            memory = self._goal.restore.get(machine.id)
+            yield RestoreMachine(machine, memory) if memory is not None else StartMachine(machine)
             return
         if wanted is Wanted.PAUSED:
             if seen.power is Power.RUNNING:

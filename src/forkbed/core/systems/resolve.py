@@ -8,7 +8,7 @@ old and new data are never the same thing by mistake.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from forkbed.base.ids import DrawId, ImageId, InstallationId, MachineId, NetworkId, SystemId, VolumeId
@@ -81,6 +81,8 @@ class _Resolver:
             machines=machines,
             labels=self._spec.labels,
             lineage=before.lineage if before else (),
+            origin=before.origin if before else None,
+            known_as=before.known_as if before else "",
         )
 
     def _network(self, spec: NetworkSpec) -> ResolvedNetwork:
@@ -180,28 +182,29 @@ class _Resolver:
         self, spec: MachineSpec, image: ImageFacts, old: ResolvedMachine | None
     ) -> ResolvedVolume:
         size = spec.root_size_bytes or image.size_bytes
-        kept = None
         if old is not None:
             root = old.volumes[0]
-            kept = root.id if root.image_id == image.image_id and root.size_bytes <= size else None
-        return ResolvedVolume(self._volume_id(kept), "root", size, image.image_id)
+            if root.image_id == image.image_id and root.size_bytes <= size:
+                return replace(root, size_bytes=size)
+        return ResolvedVolume(self._new_volume_id(), "root", size, image.image_id)
 
     def _data_volumes(self, spec: MachineSpec, old: ResolvedMachine | None) -> list[ResolvedVolume]:
         before = {volume.name: volume for volume in old.volumes[1:]} if old else {}
         volumes = []
         for volume in spec.volumes:
             had = before.get(volume.name)
-            kept = had.id if had is not None and had.size_bytes <= volume.size_bytes else None
+            kept = had is not None and had.size_bytes <= volume.size_bytes
             volumes.append(
                 ResolvedVolume(
-                    self._volume_id(kept),
+                    had.id if had is not None and kept else self._new_volume_id(),
                     volume.name,
                     volume.size_bytes,
                     mount=volume.mount,
                     filesystem=volume.filesystem,
+                    origin=had.origin if had is not None and kept else None,
                 )
             )
         return volumes
 
-    def _volume_id(self, kept: VolumeId | None) -> VolumeId:
-        return kept if kept is not None else VolumeId(self._around.draw_id(10))
+    def _new_volume_id(self) -> VolumeId:
+        return VolumeId(self._around.draw_id(10))

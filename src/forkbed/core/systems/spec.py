@@ -273,6 +273,12 @@ class ResolvedSystem:
     labels: tuple[tuple[str, str], ...] = ()
     lineage: tuple[SystemId, ...] = field(default=())  # ancestors, oldest first; empty for a root
     origin: ForkOrigin | None = None  # of a fork
+    known_as: str = ""  # what its own guests call it, if that is not its name: a fork's keep the original's
+
+    @property
+    def inner_name(self) -> str:
+        """The system's name inside: in its guests, and in its networks' domain names."""
+        return self.known_as or self.name
 
     def machine(self, name: str) -> ResolvedMachine:
         """The machine of that name; `KeyError` if there is none."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forkbed.base.ids import MachineId, NetworkId, VolumeId
+from forkbed.core.systems.goal import MemoryRef
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, ResolvedVolume
 
 
@@ -86,6 +87,14 @@ class StartMachine:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreMachine:
+    """Let the machine go on from a memory, on volumes made anew from their origins."""
+
+    machine: ResolvedMachine
+    memory: MemoryRef
+
+
+@dataclass(frozen=True, slots=True)
 class StopMachine:
     """Ask the guest to shut down and wait `timeout_s`, then end it. Ends at once when `timeout_s` is 0."""
 
@@ -132,6 +141,7 @@ Step = (
     | DefineMachine
     | UndefineMachine
     | StartMachine
+    | RestoreMachine
     | StopMachine
     | PauseMachine
     | ResumeMachine
@@ -155,6 +165,7 @@ _VERBS: dict[type, str] = {
     DefineMachine: "define",
     UndefineMachine: "undefine",
     StartMachine: "start",
+    RestoreMachine: "restore",
     StopMachine: "stop",
     PauseMachine: "pause",
     ResumeMachine: "resume",
@@ -174,7 +185,9 @@ def step_subject(step: Step) -> str:
             return f"{machine.name}/{volume.name}"
         case RemoveVolume(machine_name=machine_name, volume_name=volume_name):
             return f"{machine_name}/{volume_name}"
-        case WriteSeed() | DefineMachine() | StartMachine() | AwaitReady() | CheckMachine():
+        case (
+            WriteSeed() | DefineMachine() | StartMachine() | RestoreMachine() | AwaitReady() | CheckMachine()
+        ):
             return step.machine.name
         case UndefineMachine() | StopMachine() | PauseMachine() | ResumeMachine():
             return step.name
@@ -189,7 +202,9 @@ def step_machine(step: Step) -> str | None:
             return machine_name
         case CreateVolume(machine=machine) | GrowVolume(machine=machine):
             return machine.name
-        case WriteSeed() | DefineMachine() | StartMachine() | AwaitReady() | CheckMachine():
+        case (
+            WriteSeed() | DefineMachine() | StartMachine() | RestoreMachine() | AwaitReady() | CheckMachine()
+        ):
             return step.machine.name
         case UndefineMachine() | StopMachine() | PauseMachine() | ResumeMachine():
             return step.name
