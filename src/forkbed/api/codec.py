@@ -88,13 +88,18 @@ def _sequence(data: object) -> Sequence[Any]:
 
 
 def _dataclass(kind: type) -> Decoder:
-    hints = get_type_hints(kind)
-    readers = {item.name: _decoder(hints[item.name]) for item in fields(kind)}
     required = [
         item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING
     ]
 
+    @cache
+    def field_readers() -> dict[str, Decoder]:
+        # When the first value is read, not now: a field may be of the very class, as in a tree.
+        hints = get_type_hints(kind)
+        return {item.name: _decoder(hints[item.name]) for item in fields(kind)}
+
     def read(data: Any) -> Any:
+        readers = field_readers()
         missing = [name for name in required if name not in data]
         if missing:
             raise KeyError(*missing)

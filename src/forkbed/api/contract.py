@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.systems.bundle import ManifestBundle
+from forkbed.engine.branching import ForkOptions, MachineCutSummary, SnapshotOptions
 from forkbed.engine.requests import PowerAction, UpOptions
 
 PREFIX = "/v1"
@@ -88,6 +89,46 @@ class GarbageBody:
     dry_run: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotBody:
+    """`name` left out: one is made of the time. `disks_only`: no memory. `expires_in_s` left out: it stays."""
+
+    name: str = ""
+    disks_only: bool = False
+    message: str = ""
+    expires_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackBody:
+    """The name of the snapshot to go back to."""
+
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForkBody:
+    """`at` is a snapshot's name, left out for now. `cold`: disks only, the machines boot. With `count` above 1
+    the forks are called `name-1`, `name-2`, …"""
+
+    name: str
+    at: str = ""
+    cold: bool = False
+    count: int = 1
+    expires_in_s: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForkResult:
+    """What the result of a fork's operation holds: the new systems, and the cut they were made of."""
+
+    forks: tuple[str, ...] = ()
+    cut_at: float | None = None
+    skew_s: float = 0.0
+    machines: tuple[MachineCutSummary, ...] = ()
+
+
 def bundle_body(bundle: ManifestBundle) -> BundleBody:
     """The bundle as a request's body."""
     return BundleBody(
@@ -118,6 +159,28 @@ def up_body(bundle: ManifestBundle, options: UpOptions) -> UpBody:
 def up_options(body: UpBody) -> UpOptions:
     """The options that a body carries."""
     return UpOptions(restart=body.restart, destroy=frozenset(body.destroy))
+
+
+def snapshot_body(options: SnapshotOptions) -> SnapshotBody:
+    """Options as a request's body."""
+    return SnapshotBody(options.name, options.disks_only, options.message, options.expires_in_s)
+
+
+def snapshot_options(body: SnapshotBody) -> SnapshotOptions:
+    """The options that a body carries."""
+    return SnapshotOptions(body.name, body.disks_only, body.message, body.expires_in_s)
+
+
+def fork_body(options: ForkOptions) -> ForkBody:
+    """Options as a request's body."""
+    return ForkBody(
+        options.name, options.at, options.cold, options.count, options.expires_in_s, options.message
+    )
+
+
+def fork_options(body: ForkBody) -> ForkOptions:
+    """The options that a body carries."""
+    return ForkOptions(body.name, body.at, body.cold, body.count, body.expires_in_s, body.message)
 
 
 def entity_tag(revision: int) -> str:

@@ -1,4 +1,5 @@
-"""A controller in memory that implements `ControllerApi` with one system, `boss-ops`, and one image.
+"""A controller in memory that implements `ControllerApi` and `BranchingApi` with one system, `boss-ops`, the forks
+made of it, and one image.
 
 Its operations go where the test pushes them (`advance`), so that following, resuming and waiting are exact.
 """
@@ -43,6 +44,7 @@ from forkbed.engine.requests import (
 )
 from forkbed.ports.guests import CommandRequest
 from forkbed.ports.images import ImageView, RecipeBundle, TagMove
+from tests.unit.api.fake_branching import FakeBranching
 from tests.unit.api.guest import EchoConsole, LocalCommand
 
 IMAGE_ID = ImageId("b" * 64)
@@ -64,10 +66,11 @@ PLAN = PlanView(
 )
 
 
-class FakeController:
+class FakeController(FakeBranching):
     """See the module. Writes append to `calls` what they were asked."""
 
     def __init__(self, guest_directory: Path) -> None:
+        super().__init__()
         self.calls: list[tuple[str, object]] = []
         self.commands: list[LocalCommand] = []
         self.consoles: list[EchoConsole] = []
@@ -157,12 +160,13 @@ class FakeController:
 
     def systems(self) -> Sequence[SystemSummary]:
         self._note("systems", None)
-        return [_SUMMARY]
+        return [_SUMMARY, *self.fork_summaries.values()]
 
     def system(self, name: str, *, revision: int | None = None) -> SystemDetail:
         self._system(name)
         manifest = f"version: 1\nsystem: boss-ops # revision {revision or 3}\n"
-        return SystemDetail(_SUMMARY, manifest, (_MACHINE,), (_NETWORK,), (_REASON,))
+        summary = self.fork_summaries.get(name, _SUMMARY)
+        return SystemDetail(summary, manifest, (_MACHINE,), (_NETWORK,), (_REASON,))
 
     def history(self, name: str) -> Sequence[RevisionSummary]:
         self._system(name)
@@ -270,8 +274,11 @@ class FakeController:
         if self.error is not None:
             raise self.error
 
+    def _summary(self) -> SystemSummary:
+        return _SUMMARY
+
     def _system(self, name: str) -> None:
-        if name != "boss-ops":
+        if name != "boss-ops" and name not in self.fork_summaries:
             raise OperationalError(
                 Kind.NOT_FOUND, f"system {name}", "there is none of that name", "`forkbed list` shows them"
             )
@@ -283,7 +290,13 @@ class FakeController:
                 Kind.NOT_FOUND, f"machine {system}/{machine}", "there is none of that name"
             )
 
-    def _operation(self, kind: OperationKind, subject: str, request: Request) -> Operation:
+    def _operation(
+        self,
+        kind: OperationKind,
+        subject: str,
+        request: Request,
+        result: dict[str, object] | None = None,
+    ) -> Operation:
         with self._changed:
             if request.idempotency_key in self._by_key:
                 return self._details[self._by_key[request.idempotency_key]].operation
@@ -299,6 +312,8 @@ class FakeController:
                 status,
                 1000.0,
                 1000.0,
+                ended_at=1001.2 if status.ended else None,
+                result=result,
                 idempotency_key=request.idempotency_key,
             )
             self._details[number] = OperationDetail(operation, (), 1)

@@ -39,6 +39,12 @@ class Outer:
     defaulted: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    name: str
+    twigs: tuple[Branch, ...] = ()
+
+
 _inner = st.builds(Inner, st.integers(), st.none() | st.floats(allow_nan=False))
 _outer = st.builds(
     Outer,
@@ -57,6 +63,17 @@ _outer = st.builds(
 @given(_outer)
 def test_what_was_encoded_is_decoded(value: Outer) -> None:
     assert decode(Outer, json.loads(json.dumps(encode(value)))) == value
+
+
+@given(
+    st.recursive(
+        st.builds(Branch, st.text()),
+        lambda twigs: st.builds(Branch, st.text(), st.lists(twigs, max_size=3).map(tuple)),
+        max_leaves=10,
+    )
+)
+def test_a_tree_is_decoded(tree: Branch) -> None:
+    assert decode(Branch, json.loads(json.dumps(encode(tree)))) == tree
 
 
 def test_unknown_keys_are_passed_over_and_defaults_fill_in() -> None:

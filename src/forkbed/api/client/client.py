@@ -6,20 +6,14 @@ with the operation; `wait` follows it to its end.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from secrets import token_hex
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
-from urllib.parse import quote
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from forkbed.api.client.branching import BranchingCalls
+from forkbed.api.client.calls import PATIENCE_S, OnGap, segment
 from forkbed.api.client.following import follow
-from forkbed.api.client.transport import Transport
-from forkbed.api.codec import decode, encode
+from forkbed.api.codec import decode
 from forkbed.api.contract import (
-    IDEMPOTENCY_HEADER,
-    IF_MATCH_HEADER,
     OCTETS,
     PREFIX,
     BundleBody,
@@ -29,10 +23,8 @@ from forkbed.api.contract import (
     PowerBody,
     TagBody,
     bundle_body,
-    entity_tag,
     up_body,
 )
-from forkbed.base.errors import OperationalError
 from forkbed.core.operations.records import Event, Operation
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.engine.requests import (
@@ -52,38 +44,20 @@ if TYPE_CHECKING:
     from forkbed.ports.guests import CommandRequest
 
 _CHUNK_BYTES = 1024 * 1024
-PATIENCE_S = 60.0
-"""How long a follower waits for a server that is being started again."""
-OnGap = Callable[[OperationalError], None]
 
 
-class Client:
+class Client(BranchingCalls):
     """A client of the server at `socket`. A context manager; safe to use from several threads.
 
     Every write carries an idempotency key of its own unless one is given, so that a repeated request after a
     lost answer does nothing twice. `if_match` is the revision that the system must be at.
     """
 
-    def __init__(self, socket: Path, *, command: str = "", start_hint: str = "") -> None:
-        self._transport = Transport(socket, command=command, start_hint=start_hint)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()
-
     # systems
 
     def plan(self, bundle: ManifestBundle, options: UpOptions = UpOptions()) -> PlanView:  # noqa: B008
         """What `up` would do. Raises INVALID with every error of the manifest in `details`."""
-        return decode(PlanView, self._post("/plans", up_body(bundle, options)))
+        return decode(PlanView, self._write("POST", "/plans", up_body(bundle, options)))
 
     def up(
         self,
@@ -106,7 +80,7 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Operation:
         """Shut a system's machines down; with `delete`, remove it with its data."""
-        path = f"/systems/{_segment(system)}/down"
+        path = f"/systems/{segment(system)}/down"
         return self._start(path, DownBody(delete), if_match=if_match, idempotency_key=idempotency_key)
 
     def power(
@@ -120,7 +94,7 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Operation:
         """Start, stop, restart, pause or resume some or (with none named) all machines."""
-        path = f"/systems/{_segment(system)}/power"
+        path = f"/systems/{segment(system)}/power"
         body = PowerBody(action, machines, force)
         return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
 
@@ -130,11 +104,11 @@ class Client:
 
     def system(self, name: str, *, revision: int | None = None) -> SystemDetail:
         """One system as it is, with the manifest of its current (or the given) revision."""
-        return decode(SystemDetail, self._get(f"/systems/{_segment(name)}", revision=revision))
+        return decode(SystemDetail, self._get(f"/systems/{segment(name)}", revision=revision))
 
     def history(self, name: str) -> Sequence[RevisionSummary]:
         """Every accepted manifest of a system."""
-        return self._list(RevisionSummary, f"/systems/{_segment(name)}/revisions")
+        return self._list(RevisionSummary, f"/systems/{segment(name)}/revisions")
 
     # operations and events
 
@@ -146,11 +120,11 @@ class Client:
 
     def operation(self, operation_id: str) -> OperationDetail:
         """An operation with its journal."""
-        return decode(OperationDetail, self._get(f"/operations/{_segment(operation_id)}"))
+        return decode(OperationDetail, self._get(f"/operations/{segment(operation_id)}"))
 
     def cancel(self, operation_id: str) -> Operation:
         """Ask an operation to stop where stopping harms nothing."""
-        return self._start(f"/operations/{_segment(operation_id)}/cancel", None)
+        return self._start(f"/operations/{segment(operation_id)}/cancel")
 
     def follow_operation(
         self,
@@ -164,7 +138,7 @@ class Client:
 
         Survives a restart of the server: the steps may then come again.
         """
-        path = f"{PREFIX}/operations/{_segment(operation_id)}/events"
+        path = f"{PREFIX}/operations/{segment(operation_id)}/events"
         stream = follow(self._transport, path, params={}, after=after, patience_s=patience_s, on_gap=on_gap)
         for data in stream:
             detail = decode(OperationDetail, data)
@@ -201,7 +175,7 @@ class Client:
 
     def image(self, ref: str) -> ImageView:
         """One image, by name, name with channel, or id."""
-        return decode(ImageView, self._get(f"/images/{_segment(ref)}"))
+        return decode(ImageView, self._get(f"/images/{segment(ref)}"))
 
     def image_build(self, recipe: RecipeBundle, *, idempotency_key: str | None = None) -> Operation:
         """Build an image from a recipe."""
@@ -227,7 +201,7 @@ class Client:
         format: ExportFormat = ExportFormat.QCOW2,  # noqa: A002
     ) -> int:
         """Download an image into `target`; returns the number of bytes."""
-        path = f"{PREFIX}/images/{_segment(ref)}/content"
+        path = f"{PREFIX}/images/{segment(ref)}/content"
         total = 0
         with self._transport.stream(path, params={"format": str(format)}) as response:
             for chunk in response.iter_bytes(_CHUNK_BYTES):
@@ -237,17 +211,15 @@ class Client:
 
     def image_remove(self, ref: str) -> None:
         """Refused while a machine uses it."""
-        self._transport.send(
-            "DELETE", f"{PREFIX}/images/{_segment(ref)}", headers=self._write_headers(None, None)
-        )
+        self._write("DELETE", f"/images/{segment(ref)}", None)
 
     def image_tag(self, ref: str, name: str) -> TagMove:
         """Point a name with its channel (`boss:production`) to an image."""
-        return decode(TagMove, self._post(f"/images/{_segment(ref)}/tags", TagBody(name)))
+        return decode(TagMove, self._write("POST", f"/images/{segment(ref)}/tags", TagBody(name)))
 
     def image_history(self, name: str) -> Sequence[TagMove]:
         """What a name pointed to, the oldest first."""
-        return self._list(TagMove, f"/images/{_segment(name)}/tags")
+        return self._list(TagMove, f"/images/{segment(name)}/tags")
 
     # machines
 
@@ -286,54 +258,13 @@ class Client:
 
     def garbage(self, *, dry_run: bool = False) -> GarbageReport:
         """Remove, or with `dry_run` only tell, what belongs to no system."""
-        return decode(GarbageReport, self._post("/garbage-collections", GarbageBody(dry_run)))
+        return decode(GarbageReport, self._write("POST", "/garbage-collections", GarbageBody(dry_run)))
 
     def about(self) -> Mapping[str, object]:
         """Version, installation id and host of the server."""
         answer: dict[str, object] = self._get("/about")
         return answer
 
-    def _get(self, path: str, **params: object) -> Any:
-        return self._transport.get(PREFIX + path, **params)
-
-    def _list(self, kind: type[Any], path: str, **params: object) -> list[Any]:
-        return [decode(kind, item) for item in self._get(path, **params)]
-
-    def _post(
-        self,
-        path: str,
-        body: object,
-        *,
-        if_match: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> Any:
-        headers = self._write_headers(if_match, idempotency_key)
-        content = b""
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-            content = json.dumps(encode(body)).encode()
-        return self._transport.send("POST", PREFIX + path, headers=headers, content=content).json()
-
-    def _start(
-        self,
-        path: str,
-        body: object,
-        *,
-        if_match: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> Operation:
-        return decode(Operation, self._post(path, body, if_match=if_match, idempotency_key=idempotency_key))
-
-    def _write_headers(self, if_match: int | None, idempotency_key: str | None) -> dict[str, str]:
-        headers = {IDEMPOTENCY_HEADER: idempotency_key or token_hex(16)}
-        if if_match is not None:
-            headers[IF_MATCH_HEADER] = entity_tag(if_match)
-        return headers
-
-
-def _segment(text: str) -> str:
-    return quote(text, safe=":")
-
 
 def _machine_path(system: str, machine: str, what: str) -> str:
-    return f"{PREFIX}/systems/{_segment(system)}/machines/{_segment(machine)}/{what}"
+    return f"{PREFIX}/systems/{segment(system)}/machines/{segment(machine)}/{what}"

@@ -1,4 +1,4 @@
-"""Server-sent events: operations and events as they change, each with an id to go on from.
+"""Server-sent events: operations, events and intents as they come, each with an id to go on from.
 
 A follower that was cut off (a restart of the server included) asks again with the last id it saw and misses
 nothing. A line of comment goes out when nothing else does, so that both ends notice a dead connection.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from fastapi.responses import StreamingResponse
 
@@ -18,9 +19,12 @@ from forkbed.api.codec import encode
 from forkbed.api.contract import EVENT_STREAM
 from forkbed.api.server.context import Context
 from forkbed.api.server.threads import WAIT_S
-from forkbed.core.operations.records import JournalEntry
+from forkbed.base.errors import OperationalError
+from forkbed.core.operations.records import Event, JournalEntry
+from forkbed.engine.branching import BranchingApi, IntentView
 from forkbed.engine.requests import OperationDetail
 
+T = TypeVar("T")
 _SILENCE_S = 10.0
 _KEEP_ALIVE = b": still here\n\n"
 
@@ -56,19 +60,47 @@ async def follow_operation(context: Context, operation_id: str, after: int) -> A
                 spoken = time.monotonic()
 
 
-async def follow_events(context: Context, after: int, system: str | None) -> AsyncIterator[bytes]:
+def follow_events(context: Context, after: int, system: str | None) -> AsyncIterator[bytes]:
     """An `event` for each event after that sequence, without end."""
+
+    def wait(last: int) -> Sequence[Event]:
+        return context.controller.wait_events(last, system, WAIT_S)
+
+    return _follow(context, "event", after, wait, lambda event: event.sequence)
+
+
+def follow_intents(context: Context, branching: BranchingApi, fork: str, after: int) -> AsyncIterator[bytes]:
+    """An `intent` for each one after that cursor, until the fork is gone."""
+
+    def wait(last: int) -> Sequence[IntentView]:
+        return branching.wait_intents(fork, last, WAIT_S)
+
+    return _follow(context, "intent", after, wait, lambda view: view.cursor)
+
+
+async def _follow(
+    context: Context,
+    kind: str,
+    after: int,
+    wait: Callable[[int], Sequence[T]],
+    number: Callable[[T], int],
+) -> AsyncIterator[bytes]:
+    """A message for each item that `wait` finds after the last number seen.
+
+    Ends when there is nothing to wait for any more: whoever asks again is told why.
+    """
     spoken = time.monotonic()
     with context.threads.stream():
         while True:
-            found = await context.threads.run_until_stopping(
-                partial(context.controller.wait_events, after, system, WAIT_S)
-            )
+            try:
+                found = await context.threads.run_until_stopping(partial(wait, after))
+            except OperationalError:
+                return
             if found is None:
                 return
-            for event in found:
-                yield _message(event.sequence, "event", event)
-                after, spoken = event.sequence, time.monotonic()
+            for item in found:
+                after, spoken = number(item), time.monotonic()
+                yield _message(after, kind, item)
             if time.monotonic() - spoken > _SILENCE_S:
                 yield _KEEP_ALIVE
                 spoken = time.monotonic()

@@ -25,7 +25,7 @@ SystemFilter = Annotated[str | None, Query(description="Only what concerns this 
 LastEventId = Annotated[
     int | None, Header(alias="Last-Event-ID", ge=0, lt=2**63, description="Go on after this one.")
 ]
-_STREAM: Responses = {200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}}
+STREAM: Responses = {200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}}
 
 
 @router.get("/operations", summary="List operations", responses=READ_PROBLEMS)
@@ -62,7 +62,7 @@ def cancel(operation_id: OperationName, api: Api, request: Write, response: Resp
     response_class=Response,
     responses={
         **READ_PROBLEMS,
-        **_STREAM,
+        **STREAM,
         204: {"description": "It has ended and Last-Event-ID was its last event"},
     },
 )
@@ -83,7 +83,7 @@ async def operation_events(
     "/events",
     summary="List or follow events",
     response_model=Sequence[Event],
-    responses={**READ_PROBLEMS, **_STREAM},
+    responses={**READ_PROBLEMS, **STREAM},
 )
 async def events(
     http: HttpRequest,
