@@ -134,7 +134,7 @@ def systems(draw: st.DrawFn) -> tuple[SystemSpec, ManifestBundle]:
             draw(st.sampled_from(Ipv6Policy)),
         )
         for index, name in enumerate(draw(st.lists(NAMES, max_size=3, unique=True)))
-        for uplink in [draw(st.sampled_from(UplinkKind))]
+        for uplink in [draw(st.sampled_from([UplinkKind.NONE, UplinkKind.NAT, UplinkKind.BRIDGE]))]
     ]
     names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
     made = [draw(machines(index, name, networks)) for index, name in enumerate(names)]
