@@ -53,9 +53,9 @@ def publications(network: ResolvedNetwork, members: Iterable[ResolvedMachine]) -
     Raises INVALID if a machine publishes through a network that leads onto a host bridge, CONFLICT if two
     claim the same port.
     """
-    found: list[Publication] = []
     if network.spec.uplink is UplinkKind.RECORDED:
         return ()
+    found: list[Publication] = []
     for machine, spec in sorted(_published(network, members), key=_order):
         if network.spec.uplink is UplinkKind.BRIDGE:
             raise OperationalError(

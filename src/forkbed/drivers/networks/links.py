@@ -6,6 +6,7 @@ Every `ensure_…` answers whether it changed anything, and touches nothing that
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -18,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from forkbed.base.errors import Kind, OperationalError
 
 _UP = 1
+_MAIN_TABLE, _LOCAL, _SCOPE_LINK, _SCOPE_HOST = 254, 2, 253, 254
 _SYSCTLS = Path("/proc/sys/net")
 
 
@@ -182,6 +184,35 @@ class Links:
             lambda: self._netlink.route("replace", dst="default", gateway=str(gateway)),
         )
         return True
+
+    def ensure_neighbours(self, name: str, addresses: Collection[IPv4Address]) -> bool:
+        """Reach these addresses on the interface, and no others one by one."""
+        link = self._need(name)
+        wanted = {str(address) for address in addresses}
+        present = {
+            str(route.get_attr("RTA_DST"))
+            for route in self._netlink.get_routes(family=AF_INET, table=_MAIN_TABLE, oif=link.index)
+            if route["dst_len"] == 32
+        }
+        for action, changed in (("del", present - wanted), ("add", wanted - present)):
+            for address in sorted(changed):
+                self._route(action, dst=f"{address}/32", oif=link.index, scope=_SCOPE_LINK)
+        return present != wanted
+
+    def ensure_everything_local(self) -> bool:
+        """Take all addresses for the namespace's own that no other route leads to."""
+        for route in self._netlink.get_routes(family=AF_INET, table=_MAIN_TABLE, type=_LOCAL):
+            if route["dst_len"] == 0:
+                return False
+        self._route("add", dst="0.0.0.0/0", oif=self._need("lo").index, type="local", scope=_SCOPE_HOST)
+        return True
+
+    def _route(self, action: str, **route: Any) -> None:
+        self._do(
+            f"the route to {route['dst']}",
+            action,
+            lambda: self._netlink.route(action, table=_MAIN_TABLE, **route),
+        )
 
     def _address(self, action: str, link: Link, address: IPv4Address, prefix_length: int) -> None:
         self._do(

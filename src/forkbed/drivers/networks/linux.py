@@ -5,6 +5,10 @@ last: at no time is there a bridge whose ports no filter watches, or a part that
 
 On a host bridge (`uplink: bridge:NAME`) there are only the filters: addresses come from outside, and only one that the
 manifest declares is held against the guest; else it may use any of the subnet that is nobody's here.
+
+A fork's network whose original has a way out (`UplinkKind.RECORDED`) is one of our own in any case, with a recorder in
+its service namespace at which everything for elsewhere ends. There `bridge` names the original's host bridge, if it was
+on one.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from pathlib import Path
 from forkbed.base.ids import InstallationId, NetworkId, SystemId
 from forkbed.core.networks import names
 from forkbed.core.networks.publications import publications
+from forkbed.core.networks.recording import outside
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, UplinkKind
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import NetworkView
@@ -26,7 +31,7 @@ from forkbed.drivers.networks import dnsmasq, filters, host_rules, namespaces, n
 from forkbed.drivers.networks.links import Link, Links
 from forkbed.drivers.networks.records import Record, Records, write_if_changed
 from forkbed.drivers.networks.refusals import refuse_conflicts
-from forkbed.drivers.networks.segment import Segment, SegmentSpec
+from forkbed.drivers.networks.segment import Outside, Segment, SegmentSpec
 
 MTU = 1442
 """Of every NIC from its first day: leaves room for a tunnel between hosts."""
@@ -101,7 +106,8 @@ class LinuxNetworks:
                 changed |= segment.remove()
             else:
                 files = self._dnsmasq_files(wanted, system_name, network, members)
-                spec = SegmentSpec(wanted, network, self._transit_pool, self._mtu, files)
+                outside = _outside(network, members) if wanted.recorded else None
+                spec = SegmentSpec(wanted, network, self._transit_pool, self._mtu, files, outside)
                 changed |= segment.ensure(spec)
             self._tell_published()
             self._records.write(complete)
@@ -141,6 +147,7 @@ class LinuxNetworks:
         members: Sequence[ResolvedMachine],
     ) -> Record:
         on_host_bridge = network.spec.uplink is UplinkKind.BRIDGE
+        recorded = network.spec.uplink is UplinkKind.RECORDED
         return Record(
             network_id=network.id,
             system_id=system_id,
@@ -148,8 +155,9 @@ class LinuxNetworks:
             bridge=names.bridge_name(self._installation, network.id),
             subnet=network.spec.subnet,
             outside=network.spec.bridge if on_host_bridge else "",
-            transit=None if on_host_bridge else network.transit,
+            transit=None if on_host_bridge or recorded else network.transit,
             nat=network.spec.uplink is UplinkKind.NAT,
+            recorded=recorded,
             publications=publications(network, members),
         )
 
@@ -204,7 +212,7 @@ class LinuxNetworks:
                 subnet=network.spec.subnet,
                 gateway=network.gateway,
                 mtu=self._mtu,
-                is_way_out=record.nat,
+                is_way_out=record.nat or record.recorded,
                 resolvers=resolvers,
                 user=_dnsmasq_user(directory),
                 leases=tuple(leases),
@@ -240,8 +248,11 @@ class LinuxNetworks:
 def guest_ports(
     network: ResolvedNetwork, members: Sequence[ResolvedMachine]
 ) -> tuple[filters.GuestPort, ...]:
-    """The members' ports on the network. On a host bridge only an address that the manifest names is fixed."""
-    given_outside = network.spec.uplink is UplinkKind.BRIDGE
+    """The members' ports on the network.
+
+    On a host bridge, and in a fork of what was on one, only an address that the manifest names is fixed.
+    """
+    given_outside = bool(network.spec.bridge)
     ports = []
     for machine in members:
         for index, nic in enumerate(machine.nics):
@@ -250,6 +261,16 @@ def guest_ports(
             is_fixed = not given_outside or machine.spec.nics[index].address is not None
             ports.append(filters.GuestPort(nic.tap, nic.mac, nic.address if is_fixed else None))
     return tuple(ports)
+
+
+def _outside(network: ResolvedNetwork, members: Sequence[ResolvedMachine]) -> Outside:
+    machines = [port.address for port in guest_ports(network, members)]
+    is_shared = bool(network.spec.bridge)
+    neighbours = outside.leads_to_neighbours(machines, is_shared=is_shared)
+    return Outside(
+        inside=outside.inside(network.spec.subnet, network.gateway, machines, is_shared=is_shared),
+        only_reaches=tuple(a for a in machines if a is not None) if neighbours else (),
+    )
 
 
 def _dnsmasq_user(directory: Path) -> str:

@@ -28,7 +28,10 @@ _RECORD = "record.json"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One network on this host. `digest` is empty until all was done. `outside` names a host bridge used."""
+    """One network on this host. `digest` is empty until all was done. `outside` names a host bridge used.
+
+    `recorded`: a fork's, whose way out ends in a recorder.
+    """
 
     network_id: NetworkId
     system_id: SystemId
@@ -38,6 +41,7 @@ class Record:
     outside: str = ""
     transit: IPv4Network | None = None
     nat: bool = False
+    recorded: bool = False
     publications: tuple[Publication, ...] = field(default=())
     digest: str = ""
 

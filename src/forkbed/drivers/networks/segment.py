@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 from forkbed.base.ids import InstallationId, NetworkId
@@ -25,8 +25,7 @@ _SERVICE_SYSCTLS = {
     # Addresses are checked by the rules.
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
-    # Guests are not told of the transit, nor of shorter ways.
-    "ipv4/conf/all/arp_ignore": "1",
+    # Nor are guests told of shorter ways.
     "ipv4/conf/all/arp_announce": "2",
     "ipv4/conf/all/send_redirects": "0",
     "ipv4/conf/default/send_redirects": "0",
@@ -35,14 +34,26 @@ _SERVICE_SYSCTLS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """What leads to a fork's recorder: every destination that is not `inside`.
+
+    With `only_reaches` these addresses alone are machines of the subnet, and the gateway answers for all others.
+    """
+
+    inside: tuple[IPv4Network, ...]
+    only_reaches: tuple[IPv4Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentSpec:
-    """How a segment is to be. `dnsmasq_files` are those of `dnsmasq.render_files`."""
+    """How a segment is to be. `dnsmasq_files` are those of `dnsmasq.render_files`. `outside` is a fork's."""
 
     record: Record
     network: ResolvedNetwork
     transit_pool: IPv4Network
     mtu: int
     dnsmasq_files: Mapping[str, str]
+    outside: Outside | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +84,7 @@ class Segment:
         """Make what is missing and correct what differs; returns whether there was anything."""
         path = namespaces.path_of(self.namespace)
         changed = namespaces.ensure(self.namespace)
-        forwards = spec.record.transit is not None
-        changed |= namespaces.run_inside(path, lambda: _ensure_sysctls(forwards=forwards))
+        changed |= namespaces.run_inside(path, lambda: _ensure_sysctls(spec))
         changed |= self._ensure_host_links(spec, namespaces.run_inside(path, _indices))
         changed |= namespaces.run_inside(path, lambda: self._ensure_inside(spec))
         changed |= self._keeper(spec.record.label).ensure(spec.dnsmasq_files)
@@ -137,7 +147,9 @@ class Segment:
         changed = nft.ensure([self._service_rules(spec)], subject=f"network {record.label}")
         with Links() as links:
             changed |= links.ensure_up("lo")
-            gateway = IPv4Interface((network.gateway, network.spec.subnet.prefixlen))
+            neighbours = spec.outside.only_reaches if spec.outside else ()
+            prefix_length = 32 if neighbours else network.spec.subnet.prefixlen
+            gateway = IPv4Interface((network.gateway, prefix_length))
             changed |= links.ensure_only_address(service_rules.INSIDE, gateway)
             gateway_mac = derive_mac(network.lineage_id, network.gateway)
             changed |= links.ensure_up(service_rules.INSIDE, mac=gateway_mac, mtu=spec.mtu)
@@ -146,6 +158,9 @@ class Segment:
                 changed |= links.ensure_only_address(service_rules.UPLINK, transit)
                 changed |= links.ensure_up(service_rules.UPLINK)
                 changed |= links.ensure_default_route(record.transit_host())
+            if spec.outside is not None:
+                changed |= links.ensure_neighbours(service_rules.INSIDE, neighbours)
+                changed |= links.ensure_everything_local()
         return changed
 
     def _service_rules(self, spec: SegmentSpec) -> nft.Rules:
@@ -158,15 +173,21 @@ class Segment:
                 transit_pool=spec.transit_pool,
                 nat=record.nat,
                 publications=record.publications,
+                inside=spec.outside.inside if spec.outside else (),
             )
         )
         table = ("inet", service_rules.TABLE)
         return nft.Rules(commands, frozenset({table}), self.directory / _SERVICE_RULES)
 
 
-def _ensure_sysctls(*, forwards: bool) -> bool:
+def _ensure_sysctls(spec: SegmentSpec) -> bool:
     """Settings of the service namespace, before it has interfaces: they take theirs from `default`."""
-    wanted = _SERVICE_SYSCTLS | {"ipv4/ip_forward": "1" if forwards else "0"}
+    answers_for_others = spec.outside is not None and bool(spec.outside.only_reaches)
+    wanted = _SERVICE_SYSCTLS | {
+        "ipv4/ip_forward": "1" if spec.record.transit is not None else "0",
+        # Guests are not told of the transit.
+        "ipv4/conf/all/arp_ignore": "0" if answers_for_others else "1",
+    }
     return sum(ensure_sysctl(key, value) for key, value in wanted.items()) > 0
 
 

@@ -3,6 +3,12 @@
 Guests reach DHCP, DNS and ping of the gateway, nothing else there; and the world only with NAT, where link-local
 addresses count as the host's (a cloud's metadata service listens there) and are refused like the transits. New
 connections come in only where a port is published. Without NAT answers to those are all that leaves.
+
+In a fork's network nothing comes in or leaves. What guests send elsewhere by TCP and UDP is handed to the recorder,
+with its destination unchanged, and without connection tracking, whose table a guest could fill. What belongs to none
+of the recorder's connections, because it was made before the fork, is answered with a reset by the kernel; so is TCP
+to the gateway, where the original's host had connections to its guests. Echo requests to elsewhere are dropped: a fork
+that could ping its host would look as if it reached it.
 """
 
 from __future__ import annotations
@@ -22,10 +28,19 @@ INSIDE = "eth0"
 UPLINK = "uplink"
 """The namespace's interface towards the host."""
 
+RECORDER_PORT = 4000
+"""At 127.0.0.1, for TCP and UDP: where what guests send elsewhere is handed to the recorder."""
+
+_MARK_RECORDED = 0x0FBD0003
+"""On packets that were handed to the recorder."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceNamespace:
-    """What the rules of a service namespace depend on. `transit` is its own address there, or None."""
+    """What the rules of a service namespace depend on. `transit` is its own address there, or None.
+
+    `inside`, in a fork only, are the destinations that do not lead to the recorder.
+    """
 
     subnet: IPv4Network
     gateway: IPv4Address
@@ -33,6 +48,7 @@ class ServiceNamespace:
     transit_pool: IPv4Network
     nat: bool
     publications: tuple[Publication, ...]
+    inside: tuple[IPv4Network, ...] = ()
 
 
 def render_service_rules(service: ServiceNamespace) -> str:
@@ -40,6 +56,8 @@ def render_service_rules(service: ServiceNamespace) -> str:
     sections = [*_published_maps(service.publications), _input(service)]
     if service.transit is not None:
         sections += [_forward(service), _nat(service, service.transit)]
+    if service.inside:
+        sections.append(_recorded(service))
     return replace_table("inet", TABLE, sections)
 
 
@@ -62,10 +80,14 @@ def _published_maps(publications: Sequence[Publication]) -> list[str]:
 
 def _input(service: ServiceNamespace) -> str:
     broadcast = service.subnet.broadcast_address
+    handed_on, reset = "", ""
+    if service.inside:
+        handed_on = f"\n\t\tmeta mark {_MARK_RECORDED:#010x} accept"
+        reset = f"\n\t\tip daddr {service.gateway} meta l4proto tcp reject with tcp reset"
     return f"""
 	chain input {{
 		type filter hook input priority filter; policy drop;
-		iifname "lo" accept
+		iifname "lo" accept{handed_on}
 		ct state established,related accept
 		iifname "{INSIDE}" meta nfproto ipv4 jump guest
 	}}
@@ -73,7 +95,28 @@ def _input(service: ServiceNamespace) -> str:
 		ip daddr {{ 255.255.255.255, {broadcast}, {service.gateway} }} udp sport 68 udp dport 67 accept
 		ip daddr {service.gateway} udp dport 53 accept
 		ip daddr {service.gateway} tcp dport 53 accept
-		ip daddr {service.gateway} icmp type echo-request accept
+		ip daddr {service.gateway} icmp type echo-request accept{reset}
+	}}"""
+
+
+def _recorded(service: ServiceNamespace) -> str:
+    inside = render_set(
+        "inside", "type ipv4_addr; flags interval", [str(network) for network in service.inside]
+    )
+    return f"""{inside}
+	chain not_tracked {{
+		type filter hook prerouting priority raw; policy accept;
+		iifname "{INSIDE}" ip daddr != @inside notrack
+	}}
+	chain answers_not_tracked {{
+		type filter hook output priority raw; policy accept;
+		oifname "{INSIDE}" ip saddr != {service.gateway} notrack
+	}}
+	chain outwards {{
+		type filter hook prerouting priority mangle; policy accept;
+		iifname != "{INSIDE}" accept
+		ip daddr @inside accept
+		meta l4proto {{ tcp, udp }} tproxy ip to 127.0.0.1:{RECORDER_PORT} meta mark set {_MARK_RECORDED:#010x} accept
 	}}"""
 
 
