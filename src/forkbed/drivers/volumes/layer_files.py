@@ -1,0 +1,89 @@
+"""The files of layers: making, enlarging, measuring.
+
+Tools are always told the whole chain. The name of a backing file in a header is written for people, never followed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.drivers import processes
+from forkbed.drivers.durable import temporary_beside
+from forkbed.drivers.volumes.records import LayerFile
+
+_TOOL_TIMEOUT_S = 120.0
+_BLOCK_BYTES = 512  # what st_blocks counts in
+
+
+@contextmanager
+def made_beside(layer: LayerFile, below: LayerFile | None, size_bytes: int, subject: str) -> Iterator[Path]:
+    """An empty layer on `below` under a temporary name beside `layer`, removed if it is not moved away.
+
+    `below` is not opened: its machine may be running. FAULT if it is not there.
+    """
+    if below is not None and not Path(below.path).exists():
+        raise OperationalError(
+            Kind.FAULT, subject, f"what it stands on is missing: {below.path}", "put the file back"
+        )
+    temporary = temporary_beside(Path(layer.path))
+    backing = ["-u", "-b", below.path, "-F", below.format] if below else []
+    try:
+        processes.run(
+            ["qemu-img", "create", "-q", "-f", layer.format, *backing, temporary, str(size_bytes)],
+            timeout_s=_TOOL_TIMEOUT_S,
+            subject=subject,
+            remedy="look for space",
+        )
+        temporary.chmod(0o600)
+        yield temporary
+    except OSError as error:
+        raise OperationalError(
+            Kind.FAULT, subject, f"cannot be made: {error.strerror}", "look for space"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def opened_as(layers: Sequence[LayerFile]) -> dict[str, object]:
+    """How QEMU's block layer is to open the first of `layers` on the others, as the arguments of `blockdev-add`."""
+    layer, *below = layers
+    options: dict[str, object] = {
+        "driver": layer.format,
+        "file": {"driver": "file", "filename": layer.path},
+    }
+    if layer.format == "qcow2":
+        options["backing"] = opened_as(below) if below else None
+    return options
+
+
+def resize(layers: Sequence[LayerFile], size_bytes: int, subject: str) -> None:
+    """Enlarge the disk that the first of `layers` shows. CONFLICT while a machine uses it."""
+    done = processes.run(
+        ["qemu-img", "resize", "-q", f"json:{json.dumps(opened_as(layers))}", str(size_bytes)],
+        timeout_s=_TOOL_TIMEOUT_S,
+        accept=None,
+        subject=subject,
+    )
+    if done.status == 0:
+        return
+    if "lock" in done.stderr.decode(errors="replace"):
+        raise OperationalError(
+            Kind.CONFLICT,
+            subject,
+            "cannot grow while its machine runs",
+            "stop the machine first (`up --restart` does)",
+            details=done.complaint,
+        )
+    raise processes.failure(done, subject=subject)
+
+
+def allocated_bytes(path: str) -> int:
+    """What the file takes on disk; 0 if it is not there."""
+    try:
+        return Path(path).stat().st_blocks * _BLOCK_BYTES
+    except FileNotFoundError:
+        return 0
