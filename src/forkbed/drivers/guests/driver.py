@@ -12,6 +12,7 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import InstallationId, MachineId
 from forkbed.core.systems.spec import ProbeKind, ProbeSpec, ResolvedMachine, ResolvedNetwork, SetupSpec
 from forkbed.core.systems.steps import Effect
+from forkbed.drivers.guests import awakening
 from forkbed.drivers.guests.agent import Agents, AskAgent
 from forkbed.drivers.guests.keys import KeyStore
 from forkbed.drivers.guests.probes import PROBE_TIMEOUT_S, greeting, probe_http, probe_tcp
@@ -46,7 +47,7 @@ class GuestSettings:
 
 
 class RealGuests:
-    """Guests on this host. Thread-safe.
+    """Guests on this host, as `Guests` and `Awakening`. Thread-safe.
 
     `namespace` gives the path of the network namespace that reaches a network (from the networks driver); `ask_agent`
     talks to a machine's agent (from the hypervisor).
@@ -179,6 +180,10 @@ class RealGuests:
             return ProbeAnswer(True, "")
         words = last_lines(output)
         return ProbeAnswer(False, f"exit status {status}{f': {words[-1]}' if words else ''}: {command}")
+
+    def awaken(self, machine: ResolvedMachine, now: float, entropy: bytes, timeout_s: float) -> str:
+        """Renew its clock and its kernel's randomness."""
+        return awakening.awaken(self._agents, machine, now, entropy, timeout_s)
 
     def _places(self, address: GuestAddress) -> list[Place]:
         pairs = zip(address.machine.nics, address.networks, strict=True)

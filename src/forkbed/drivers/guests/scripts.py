@@ -56,11 +56,23 @@ def command_script(argv: Sequence[str], user: str, token: str, *, terminal: bool
     return _posix_shell("\n".join(lines))
 
 
-def shell_script(user: str) -> str:
-    """Start the user's own shell as a log-in shell."""
-    if user == _ROOT:
-        return 'exec "${SHELL:-/bin/sh}" -l'
-    return f"exec su - {shlex.quote(user)}"
+def shell_script(user: str, mark: str = "") -> str:
+    """Start the user's own shell as a log-in shell, with `mark` in its prompt where the shell lets us.
+
+    Through its environment alone: Debian's and Ubuntu's prompts show `debian_chroot`, and busybox, or a bash whose
+    start-up files set none, take PS1. `su` of util-linux before 2.35 and of busybox cannot hand it on.
+    """
+    own = 'exec "${SHELL:-/bin/sh}" -l'
+    if user != _ROOT:
+        own = f"exec su - {shlex.quote(user)}"
+    if not mark:
+        return own
+    prompt = f"({mark}) $PWD {'#' if user == _ROOT else '$'} "
+    lines = [f"debian_chroot={shlex.quote(mark)} PS1={shlex.quote(prompt)}", "export debian_chroot PS1", own]
+    if user != _ROOT:
+        keeping = f"exec su -w debian_chroot,PS1 - {shlex.quote(user)}"
+        lines.insert(2, f"case $(su --help 2>&1) in *--whitelist-environment*) {keeping};; esac")
+    return _posix_shell("\n".join(lines))
 
 
 def end_script(token: str) -> str:

@@ -104,7 +104,7 @@ class SshAccess:
                 request.argv, request.user, token, terminal=request.terminal is not None
             )
         else:
-            script = scripts.shell_script(request.user)
+            script = scripts.shell_script(request.user, request.mark)
         number = self._take(machine_id, shared=target.shared)
         target = replace(target, control=self._control(machine_id, number))
         log = self._log()

@@ -41,10 +41,10 @@ _KERNEL_PACKAGES = {
     KernelFlavour.GENERIC: "linux-image-amd64",
 }
 # What Forkbed itself puts into a built-in base, and what makes a disk of a root file system.
-_BASE_SOURCES = (
-    *("bootstrap.py", "debian.py", "micro.py", "steps/clean.sh"),
-    *("guest", "guest/debian", "guest/micro"),
-)
+_BASE_SOURCES = {
+    "micro": ("bootstrap.py", "micro.py", "steps/clean.sh", "guest", "guest/micro"),
+    "debian-12": ("bootstrap.py", "debian.py", "steps/clean.sh", "guest", "guest/debian"),
+}
 _DISK_SOURCES = ("disk.py", "steps/disk.sh")
 _WAIT_S = 0.2
 _TAR_ATTRIBUTES = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
@@ -101,7 +101,7 @@ class ImageBuilder:
         if base is not None:
             return base.root_key or f"image-{base.id[:32]}"
         assert recipe.base in BUILT_IN_BASES
-        return base_key(recipe.base, kernel, _digest(_BASE_SOURCES))
+        return base_key(recipe.base, kernel, _digest(_BASE_SOURCES[recipe.base]))
 
     def _make_root(
         self, root: RootFileSystem, recipe: RecipeSpec, base: BaseImage | None, below: str, wanted: str

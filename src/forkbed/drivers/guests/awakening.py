@@ -1,0 +1,129 @@
+"""Tell a guest that goes on from a memory what time it is, and have it draw other random numbers than its twins.
+
+Clock first, then randomness, both through the agent and at once after the machine goes on. A window stays: until the
+agent has answered (some milliseconds as a rule, up to the time limit), programs in the guest run with the old clock,
+and two forks of one cut may draw the same numbers from the kernel. And the kernel is all that can be renewed from
+outside: what a program keeps in its own memory (generators of OpenSSL, of a Java or Python program, keys and nonces
+already drawn) is the same in every fork, as it has to be for the program to go on.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.core.systems.spec import ResolvedMachine
+from forkbed.drivers.guests.agent import Agents
+from forkbed.drivers.processes import last_lines
+
+_POLL_S = 0.02
+_PING_TIMEOUT_S = 2.0
+_CALL_TIMEOUT_S = 5.0
+_WEAK_STATUS = 77
+# `reseed` is in micro images, perl in every Debian. A plain write is mixed in but used at the kernel's next turn only.
+_RESEED = f"""
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+[ -x /usr/lib/forkbed/reseed ] && exec /usr/lib/forkbed/reseed
+if command -v perl >/dev/null; then exec perl -e '
+    local $/;
+    my $bytes = <STDIN>;
+    open(my $device, "+<", "/dev/urandom") or die "/dev/urandom: $!\\n";
+    my $pool = pack("i i a*", 8 * length $bytes, length $bytes, $bytes);
+    ioctl($device, 0x40085203, $pool) or die "RNDADDENTROPY: $!\\n";
+    ioctl($device, 0x5207, 0) or die "RNDRESEEDCRNG: $!\\n";'
+fi
+cat >/dev/urandom && exit {_WEAK_STATUS}
+"""
+_WEAK = (
+    "mixed in, but without /usr/lib/forkbed/reseed or perl in the guest its kernel"
+    " draws from it only within minutes"
+)
+
+
+def awaken(agents: Agents, machine: ResolvedMachine, now: float, entropy: bytes, timeout_s: float) -> str:
+    """See `ports.guests.Awakening`. `now` is the time at this call."""
+    guest = _Guest(agents, machine, now, timeout_s)
+    try:
+        guest.await_agent()
+    except OperationalError as error:
+        return f"clock and randomness are as they were at the cut: {error.brief}"
+    failures = []
+    for what, renew in (("clock", guest.set_clock), ("randomness", lambda: guest.reseed(entropy))):
+        try:
+            complaint = renew()
+        except OperationalError as error:
+            complaint = f"as it was at the cut: {error.brief}"
+        if complaint:
+            failures.append(f"{what}: {complaint}")
+    return "; ".join(failures)
+
+
+class _Guest:
+    """One guest while it wakes up."""
+
+    def __init__(self, agents: Agents, machine: ResolvedMachine, now: float, timeout_s: float) -> None:
+        self._agents = agents
+        self._machine = machine
+        self._ahead_s = now - time.monotonic()
+        self._deadline = time.monotonic() + timeout_s
+
+    def await_agent(self) -> None:
+        """Return when the agent answers; raises what was said of it last."""
+        while True:
+            try:
+                self._call("guest-ping", {}, longest_s=_PING_TIMEOUT_S)
+            except OperationalError as error:
+                if error.kind is not Kind.UNREACHABLE or time.monotonic() + _POLL_S > self._deadline:
+                    raise
+                time.sleep(_POLL_S)
+            else:
+                return
+
+    def set_clock(self) -> str:
+        """Step it with the agent's own command or, where it has none since there is no hwclock, with `date`."""
+        try:
+            self._call("guest-set-time", {"time": int(self._now() * 1e9)})
+        except OperationalError as error:
+            if error.kind is Kind.UNREACHABLE:
+                raise
+            now = self._now()
+            script = f"(date -u -s @{now:.3f} || date -u -s @{now:.0f}) >/dev/null"
+            status, said = self._run(script, b"")
+            return (said or f"date ended with status {status}") if status else ""
+        return ""
+
+    def reseed(self, entropy: bytes) -> str:
+        """Mix it in, and have the kernel draw anew."""
+        status, said = self._run(_RESEED, entropy)
+        if status == _WEAK_STATUS:
+            return _WEAK
+        return (said or f"reseed ended with status {status}") if status else ""
+
+    def _run(self, script: str, data: bytes) -> tuple[int, str]:
+        """Run a short script; its status and the last line that it wrote to standard error."""
+        words = {
+            "path": "/bin/sh",
+            "arg": ["-c", script],
+            "input-data": base64.b64encode(data).decode(),
+            "capture-output": True,
+        }
+        pid = self._call("guest-exec", words)["pid"]
+        while not (answer := self._call("guest-exec-status", {"pid": pid}))["exited"]:
+            if time.monotonic() + _POLL_S > self._deadline:
+                raise OperationalError(
+                    Kind.UNREACHABLE, f"machine {self._machine.name}", "the guest takes too long"
+                )
+            time.sleep(_POLL_S)
+        said = last_lines(base64.b64decode(answer.get("err-data", "")))
+        status = answer["exitcode"] if "exitcode" in answer else 128 + answer.get("signal", 0)
+        return status, said[-1] if said else ""
+
+    def _call(self, command: str, arguments: Mapping[str, object], longest_s: float = _CALL_TIMEOUT_S) -> Any:
+        left_s = max(self._deadline - time.monotonic(), _POLL_S)
+        return self._agents.call(self._machine.id, command, arguments, timeout_s=min(left_s, longest_s))
+
+    def _now(self) -> float:
+        return self._ahead_s + time.monotonic()

@@ -1,0 +1,180 @@
+"""A guest that goes on from a memory, with an agent that follows a script; the reseed scripts run for real."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import MachineId
+from forkbed.drivers.guests import awakening
+from forkbed.drivers.guests.agent import Agents
+from forkbed.drivers.images import guestfiles, micro
+from tests.unit.drivers import samples
+
+BOSS = samples.machine()
+NOW = 1_900_000_000.0
+ENTROPY = bytes(range(64))
+
+
+class ScriptedAgent:
+    """Answers by command; a function is called with the arguments, an error is raised, and so is no answer."""
+
+    def __init__(self, **answers: object) -> None:
+        self.answers: dict[str, Any] = {
+            "guest-ping": {},
+            "guest-set-time": {},
+            "guest-exec": {"pid": 7},
+            "guest-exec-status": {"exited": True, "exitcode": 0},
+        } | {name.replace("_", "-"): answer for name, answer in answers.items()}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def ask(self, machine_id: MachineId, text: str, timeout_s: float) -> str:
+        words = json.loads(text)
+        self.asked.append((words["execute"], words["arguments"]))
+        answer = self.answers[words["execute"]]
+        if isinstance(answer, list):
+            answer = answer.pop(0) if len(answer) > 1 else answer[0]
+        if callable(answer):
+            answer = answer(words["arguments"])
+        if isinstance(answer, OperationalError):
+            raise answer
+        return json.dumps({"return": answer})
+
+    def awaken(self, timeout_s: float = 5.0) -> str:
+        return awakening.awaken(Agents(self.ask), BOSS, NOW, ENTROPY, timeout_s)
+
+    def commands(self) -> list[str]:
+        return [command for command, _ in self.asked]
+
+
+SILENT = OperationalError(Kind.UNREACHABLE, "machine boss", "its agent does not answer")
+UNKNOWN = OperationalError(Kind.FAULT, "machine boss", "this command is not supported")
+
+
+def test_clock_then_randomness() -> None:
+    agent = ScriptedAgent()
+    assert agent.awaken() == ""
+    assert agent.commands() == ["guest-ping", "guest-set-time", "guest-exec", "guest-exec-status"]
+    assert 0 <= agent.asked[1][1]["time"] / 1e9 - NOW < 5
+    assert base64.b64decode(agent.asked[2][1]["input-data"]) == ENTROPY
+
+
+def test_the_time_is_that_of_the_call_to_the_agent() -> None:
+    def slow(_: object) -> dict[str, object]:
+        time.sleep(0.2)
+        return {}
+
+    agent = ScriptedAgent(guest_ping=slow)
+    agent.awaken()
+    assert agent.asked[1][1]["time"] / 1e9 - NOW >= 0.2
+
+
+def test_an_agent_that_is_not_up_yet_is_waited_for() -> None:
+    agent = ScriptedAgent(guest_ping=[SILENT, SILENT, {}])
+    assert agent.awaken() == ""
+    assert agent.commands()[:4] == ["guest-ping"] * 3 + ["guest-set-time"]
+
+
+@pytest.mark.parametrize(
+    "error", [SILENT, OperationalError(Kind.NOT_FOUND, "machine boss", "is not defined")]
+)
+def test_a_guest_without_agent_is_told(error: OperationalError) -> None:
+    agent = ScriptedAgent(guest_ping=error)
+    told = agent.awaken(timeout_s=0.1)
+    assert error.brief in told
+    assert "clock" in told and "randomness" in told
+    assert set(agent.commands()) == {"guest-ping"}
+
+
+def test_without_hwclock_the_clock_is_set_with_date() -> None:
+    agent = ScriptedAgent(guest_set_time=UNKNOWN)
+    assert agent.awaken() == ""
+    script = agent.asked[2][1]["arg"][1]
+    assert f"date -u -s @{NOW:.0f}"[:-1] in script
+
+
+def test_what_fails_is_told_and_the_rest_is_done() -> None:
+    failed = {"exited": True, "exitcode": 1, "err-data": base64.b64encode(b"x\nno permission\n").decode()}
+    agent = ScriptedAgent(guest_set_time=UNKNOWN, guest_exec_status=[failed, {"exited": True, "exitcode": 0}])
+    assert agent.awaken() == "clock: no permission"
+    agent = ScriptedAgent(guest_exec_status={"exited": True, "signal": 9})
+    assert agent.awaken() == "randomness: reseed ended with status 137"
+    agent = ScriptedAgent(guest_exec=SILENT)
+    assert agent.awaken() == "randomness: as it was at the cut: its agent does not answer"
+
+
+def test_a_guest_that_never_ends_is_left_when_time_is_up() -> None:
+    agent = ScriptedAgent(guest_exec_status={"exited": False})
+    assert "takes too long" in agent.awaken(timeout_s=0.1)
+
+
+@pytest.fixture
+def run_reseed(tmp_path: Path) -> Callable[..., tuple[str, list[str]]]:
+    """Runs the script that the guest gets, in a directory with the named programs only; tells what was called."""
+
+    def run(*programs: str) -> tuple[str, list[str]]:
+        log = tmp_path / "called"
+        for name in programs:
+            path = tmp_path / name
+            path.write_text(f'#!/bin/sh\necho "{name} $(wc -c)" >>{log}\n')
+            path.chmod(0o755)
+        (tmp_path / "wc").symlink_to(shutil.which("wc") or "")
+
+        def answer(words: dict[str, Any]) -> dict[str, object]:
+            script = words["arg"][1]
+            for old, new in (
+                ("/usr/lib/forkbed", str(tmp_path)),
+                ("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", str(tmp_path)),
+                ("/dev/urandom", str(tmp_path / "written")),
+            ):
+                assert old in script
+                script = script.replace(old, new)
+            done = subprocess.run(
+                ["/bin/sh", "-c", script], input=base64.b64decode(words["input-data"]), check=False
+            )
+            agent.answers["guest-exec-status"] = {"exited": True, "exitcode": done.returncode}
+            return {"pid": 7}
+
+        agent = ScriptedAgent(guest_exec=answer)
+        return agent.awaken(), log.read_text().split("\n")[:-1] if log.exists() else []
+
+    return run
+
+
+def test_the_best_way_to_reseed_is_taken(
+    run_reseed: Callable[..., tuple[str, list[str]]], tmp_path: Path
+) -> None:
+    assert run_reseed("reseed", "perl") == ("", [f"reseed {len(ENTROPY)}"])
+
+
+def test_perl_reseeds_where_there_is_no_program_for_it(
+    run_reseed: Callable[..., tuple[str, list[str]]],
+) -> None:
+    assert run_reseed("perl") == ("", [f"perl {len(ENTROPY)}"])
+
+
+def test_a_plain_write_is_better_than_nothing_and_told(
+    run_reseed: Callable[..., tuple[str, list[str]]], tmp_path: Path
+) -> None:
+    (tmp_path / "cat").symlink_to(shutil.which("cat") or "")
+    told, called = run_reseed()
+    assert "within minutes" in told
+    assert not called
+    assert (tmp_path / "written").read_bytes() == ENTROPY
+
+
+def test_the_micro_image_s_program_stays_small(tmp_path: Path) -> None:
+    micro.compile_program("micro/reseed.c", tmp_path / "reseed")
+    assert (tmp_path / "reseed").stat().st_size < 4096
+    done = subprocess.run([tmp_path / "reseed"], input=b"", check=False)
+    assert done.returncode, "it was given nothing to mix in"
+    assert b"RNDRESEEDCRNG" in guestfiles.content("micro/reseed.c")
