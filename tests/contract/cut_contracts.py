@@ -98,6 +98,7 @@ def volume_cuts_keep_an_instant(bench: DiskBench) -> None:
     assert volumes.finish_cut(DATA.id, FIRST, overlay) is Effect.CHANGED
     assert volumes.finish_cut(DATA.id, FIRST, overlay) is Effect.ALREADY
     assert (volumes.chain(DATA.id), volumes.prepared_cuts()) == ((overlay, first), {})
+    refused(Kind.CONFLICT, lambda: volumes.prepare_cut(DATA.id, FIRST))  # one instant, one cut
     bench.write(overlay, 0, 2)
     (view,) = volumes.cuts()
     assert (
@@ -197,6 +198,7 @@ def volumes_are_renewed(bench: DiskBench) -> None:
     volumes.create_on_cut(FORK_SYSTEM, BOSS, again)
     assert bench.read(volumes.chain(again.id)[0], 0) == 2
     refused(Kind.NOT_FOUND, lambda: volumes.renew(replace(fork, id=VolumeId("never"))))
+    refused(Kind.CONFLICT, lambda: volumes.renew(DATA))
 
 
 def folds_shorten_chains(bench: DiskBench) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from forkbed.base.ids import SnapshotId, VolumeId
+from forkbed.core.volumes.layers import Chain, own_layers, survey, unneeded
+from forkbed.core.volumes.layers import Layer as SharedLayer
 from forkbed.ports.volumes import VolumeCutView
 
 BLOCK_BYTES = 64 * 1024
@@ -75,32 +77,34 @@ class Disks:
                 result |= self.layers[layer].blocks
         return result
 
-    def keepers(self) -> Mapping[str, frozenset[Keeper]]:
-        """Who stands on each layer, from near or far."""
-        found: dict[str, set[Keeper]] = {}
+    def chains(self) -> Mapping[Keeper, Chain]:
+        """What each volume and each kept cut consists of; an overlay that awaits its cut counts to the volume."""
         tops: dict[Keeper, str] = {
             volume_id: disk.prepared[1] if disk.prepared else disk.active
             for volume_id, disk in self.volumes.items()
         }
-        tops |= {key: cut.top for key, cut in self.cuts.items()}
-        for keeper, top in tops.items():
-            for path in self.chain(top):
-                found.setdefault(path, set()).add(keeper)
-        return {path: frozenset(keepers) for path, keepers in found.items()}
+        result = {keeper: Chain(self.chain(top)) for keeper, top in tops.items()}
+        return result | {key: Chain(self.chain(cut.top), kept=True) for key, cut in self.cuts.items()}
+
+    def survey(self, volume_id: VolumeId) -> tuple[SharedLayer, ...]:
+        """The volume's chain with what may be done to its layers."""
+        chains = self.chains()
+        images = {path for chain in chains.values() for path in chain.layers if path not in self.layers}
+        return survey(chains, images)[volume_id]
+
+    def allocated_bytes(self) -> Mapping[str, int]:
+        """What each layer takes."""
+        return {path: BLOCK_BYTES * len(layer.blocks) for path, layer in self.layers.items()}
 
     def own_bytes(self) -> Mapping[Keeper, int]:
         """What the layers take that only one volume or cut stands on, by it."""
-        result: dict[Keeper, int] = {**dict.fromkeys(self.volumes, 0), **dict.fromkeys(self.cuts, 0)}
-        for path, keepers in self.keepers().items():
-            if len(keepers) == 1 and path in self.layers:
-                (keeper,) = keepers
-                result[keeper] += BLOCK_BYTES * len(self.layers[path].blocks)
-        return result
+        allocated = self.allocated_bytes()
+        own = own_layers(self.chains())
+        return {keeper: sum(allocated.get(path, 0) for path in paths) for keeper, paths in own.items()}
 
     def sweep(self) -> None:
         """Remove the layers that nobody stands on."""
-        kept = self.keepers()
-        for path in [path for path in self.layers if path not in kept]:
+        for path in unneeded(self.layers, self.chains().values()):
             del self.layers[path]
 
     def merge_down(self, top: str, into: str) -> None:

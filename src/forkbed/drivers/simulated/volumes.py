@@ -11,7 +11,7 @@ from forkbed.base.ids import SnapshotId, SystemId, VolumeId
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedVolume
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import VolumeView
-from forkbed.core.volumes.layers import Commit, Fold, Pull
+from forkbed.core.volumes.layers import Commit, Fold, Pull, fold_refusal, folded, is_shortened, plan_fold
 from forkbed.drivers.simulated.disks import Disk, KeptCut
 from forkbed.drivers.simulated.world import SimulatedWorld
 from forkbed.ports.hypervisor import DiskAttachment
@@ -75,6 +75,10 @@ class SimulatedVolumes:
             if disk.prepared is not None and disk.prepared[0] != snapshot_id:
                 raise OperationalError(
                     Kind.CONFLICT, f"volume {volume_id}", "a cut for another snapshot is not finished"
+                )
+            if (snapshot_id, volume_id) in self._disks.cuts:
+                raise OperationalError(
+                    Kind.CONFLICT, f"volume {volume_id}", f"it was cut for snapshot {snapshot_id} already"
                 )
             if disk.prepared is None:
                 disk.prepared = snapshot_id, self._disks.add_layer(volume_id, disk.active)
@@ -177,19 +181,9 @@ class SimulatedVolumes:
     def plan_fold(self, volume_id: VolumeId, limit: int) -> Fold | None:
         """The next fold, or None."""
         with self._world.lock:
-            disk = self._find(volume_id)
-            below = self._disks.chain(disk.active)[1:]
-            if len(below) < limit or disk.prepared is not None:
+            if self._find(volume_id).prepared is not None:
                 return None
-            keepers = self._disks.keepers()
-            free = [
-                Commit(top, into)
-                for top, into in pairwise(below)
-                if into in self._disks.layers and keepers[into] == {volume_id}
-            ]
-            if free:
-                return min(free, key=lambda commit: len(self._disks.layers[commit.top].blocks))
-            return Pull(below[-(limit - 1)] if limit > 1 else "")
+            return plan_fold(self._disks.survey(volume_id), limit, self._disks.allocated_bytes())
 
     def fold_offline(self, volume_id: VolumeId, fold: Fold, progress: Progress) -> Effect:
         """Fold at once."""
@@ -197,27 +191,21 @@ class SimulatedVolumes:
         with self._world.lock:
             chain = self.chain(volume_id)
             self._refuse_in_use(volume_id)
+            if refusal := fold_refusal(self._disks.survey(volume_id), fold):
+                raise OperationalError(Kind.CONFLICT, f"volume {volume_id}", refusal)
+            left = folded(chain, fold)
             match fold:
-                case Commit(top, into):
-                    if top not in chain:
-                        return Effect.ALREADY
+                case Commit(top, into) if top in chain:
                     self._disks.merge_down(top, into)
-                    left = tuple(path for path in chain if path != top)
-                case Pull(keep):
-                    lower = chain[chain.index(keep) :] if keep else ()
-                    between = chain[1 : len(chain) - len(lower)]
-                    if not between:
-                        return Effect.ALREADY
-                    self._disks.pull_up(chain[0], between)
-                    left = (chain[0], *lower)
+                case Pull():
+                    self._disks.pull_up(chain[0], chain[1 : 1 + len(chain) - len(left)])
             return self._relink(volume_id, left)
 
     def record_fold(self, volume_id: VolumeId, in_use: Sequence[str]) -> Effect:
         """Take over the chain that a running machine was left with."""
         self._world.call("volumes.record_fold", volume_id)
         with self._world.lock:
-            chain = self.chain(volume_id)
-            if tuple(path for path in chain if path in in_use) != tuple(in_use) or chain[0] != in_use[0]:
+            if not is_shortened(self.chain(volume_id), in_use):
                 raise OperationalError(
                     Kind.FAULT, f"volume {volume_id}", "its machine uses layers that are not recorded"
                 )
