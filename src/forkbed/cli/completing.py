@@ -12,7 +12,9 @@ from forkbed.base.errors import OperationalError
 from forkbed.cli.invocation import begin, current
 
 _GLOBAL = ("--json", "--socket", "--lab", "--help")
-_SYSTEMS = frozenset({"down", "show", "history"})
+_SYSTEMS = frozenset({"down", "show", "history", "tree", "fold", "snapshot", "snapshots", "fork"})
+_SYSTEMS_AND_SNAPSHOTS = frozenset({"rollback", "snapshot-delete"})
+_FORKS = frozenset({"discard", "intents"})
 _SYSTEMS_AND_MACHINES = frozenset({"start", "stop", "restart", "pause", "resume"})
 _MACHINES = frozenset({"exec", "ssh", "console", "logs", "copy"})
 _IMAGES = frozenset({"export", "show", "remove", "tag", "history"})
@@ -97,6 +99,8 @@ def _candidates(before: list[str], last: str) -> Iterable[str]:
     if command in ("image", "operations") and len(before) == 1:
         return _subcommands(command)
     positional = [word for word in before[1:] if not word.startswith("-")]
+    if before[-1] == "--at":
+        return _snapshots(positional[0]) if positional else ()
     return (*_names(command, positional), *([FILES] if _takes_files(command, before) else []))
 
 
@@ -109,11 +113,21 @@ def _names(command: str, positional: list[str]) -> Iterable[str]:
     if command == "image" and positional[:1] and positional[0] in _IMAGES:
         with current().client() as client:
             return [name for image in client.images() for name in (*image.names, image.id[:12])]
+    if len(positional) == 1 and command in _SYSTEMS_AND_SNAPSHOTS:
+        return _snapshots(positional[0])
     if positional and command != "copy":
         return ()
-    if command in _SYSTEMS | _SYSTEMS_AND_MACHINES | _MACHINES:
+    if command in _SYSTEMS | _SYSTEMS_AND_SNAPSHOTS | _SYSTEMS_AND_MACHINES | _MACHINES:
         return _systems(command)
+    if command in _FORKS:
+        with current().client() as client:
+            return [system.name for system in client.systems() if system.fork_of]
     return ()
+
+
+def _snapshots(system: str) -> Iterable[str]:
+    with current().client() as client:
+        return [snapshot.name for snapshot in client.snapshots(system)]
 
 
 def _systems(command: str) -> Iterable[str]:
@@ -122,7 +136,7 @@ def _systems(command: str) -> Iterable[str]:
         machines = [
             f"{system}/{machine.name}{':' if command == 'copy' else ''}"
             for system in systems
-            if command not in _SYSTEMS
+            if command in _SYSTEMS_AND_MACHINES | _MACHINES
             for machine in client.system(system).machines
         ]
     return machines if command in _MACHINES else [*systems, *machines]

@@ -27,20 +27,27 @@ class Display(Protocol):
 
 def finish(client: Client, operation: Operation, *, wait: bool = True) -> int:
     """Wait for the operation (unless told not to) and print it under --json. Raises what it failed of."""
+    complete(client, operation, wait=wait)
+    return 0
+
+
+def complete(client: Client, operation: Operation, *, wait: bool = True) -> Operation | None:
+    """`finish`, for a command with more to tell people: the ended operation, or None if there is nothing to tell."""
     if not wait:
         if not emit(operation):
             print(operation.id)
             say(
                 f"started operation {operation.id}; follow it: forkbed operations show {operation.id} --follow"
             )
-        return 0
+        return None
     ended = follow(client, operation)
     emit(ended)
     raise_failure(ended)
-    if not current().json:
-        took = (ended.ended_at or 0.0) - (ended.started_at or ended.created_at)
-        say(f"{ended.kind} {ended.subject}: done in {format_duration(max(0.0, took))}")
-    return 0
+    if current().json:
+        return None
+    took = (ended.ended_at or 0.0) - (ended.started_at or ended.created_at)
+    say(f"{ended.kind} {ended.subject}: done in {format_duration(max(0.0, took))}")
+    return ended
 
 
 def follow(client: Client, operation: Operation) -> Operation:

@@ -42,13 +42,15 @@ class ProbeAnswer:
 class CommandRequest:
     """A command for a guest. `argv` is run without a shell's interpretation of its words.
 
-    `terminal` is rows and columns for an interactive one. With an empty `argv` the user's shell is started.
+    `terminal` is rows and columns for an interactive one. With an empty `argv` the user's shell is started, with
+    `mark` in its prompt as far as that goes without a change of the guest's files.
     """
 
     argv: tuple[str, ...]
     user: str = "root"
     terminal: tuple[int, int] | None = None
     via: str = "auto"  # "ssh", "agent", or "auto": ssh, else agent
+    mark: str = ""
 
 
 class CommandChannel(Protocol):

@@ -21,7 +21,7 @@ from forkbed.engine.branching import (
 )
 from forkbed.engine.requests import Request, SystemSummary
 
-CUT_AT = 1_795_270_931.0  # 14:02:11 UTC
+CUT_AT = 1_795_269_731.0  # 14:02:11 UTC
 BOSS = MachineCutSummary("boss", "running", "background", CUT_AT, 0.045, 270 * 1024**2, False, "")
 STOPPED = MachineCutSummary("ops", "off", "none", None, None, 0, False, "")
 SNAPSHOT = SnapshotSummary(

@@ -132,6 +132,7 @@ async def _start(websocket: WebSocket) -> CommandRequest:
             user=_text(message.get("user", "root")),
             terminal=(int(terminal[0]), int(terminal[1])) if terminal else None,
             via=_text(message.get("via", "auto")),
+            mark=_text(message.get("mark", "")),
         )
     except (TimeoutError, ValueError, KeyError, TypeError, IndexError) as error:
         raise OperationalError(

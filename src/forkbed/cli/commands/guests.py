@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
+from itertools import chain
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from forkbed.api.client import Client
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.cli.branch_view import fork_mark
 from forkbed.cli.invocation import current
-from forkbed.cli.output import say
+from forkbed.cli.output import emit, emit_line, say
 from forkbed.cli.targets import MachineName, machine_name
 from forkbed.cli.terminal import Escape, attach, terminal_size
 from forkbed.ports.guests import CommandRequest
@@ -59,7 +63,8 @@ def ssh(machine: Machine, /, *command: Command, user: User = "root", tty: Termin
     """Log in to a machine, or run a command line in it by the user's shell.
 
     Works for every machine of every network: no route to it is needed. `~.` at the beginning of a line ends a
-    session that hangs.
+    session that hangs. In a fork the session says so first, and so does the prompt, where the shell takes it from
+    its environment: nothing in the guest is changed for it.
 
     ```
     forkbed ssh boss-ops/boss
@@ -81,10 +86,12 @@ def console(machine: Machine, /) -> int:
     ```
     """
     name = machine_name(machine)
-    with current().client() as client, client.open_console(name.system, name.machine) as stream:
-        if _on_terminal():
-            say(f"console of {name}; ^] leaves it")
-        return attach(stream, raw=_on_terminal(), escape=Escape(b"\x1d"), leaves_at_end=True)
+    with current().client() as client:
+        _tell_fork(client, name)
+        with client.open_console(name.system, name.machine) as stream:
+            if _on_terminal():
+                say(f"console of {name}; ^] leaves it")
+            return attach(stream, raw=_on_terminal(), escape=Escape(b"\x1d"), leaves_at_end=True)
 
 
 def logs(
@@ -94,7 +101,8 @@ def logs(
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], help="Go on with what it writes.")] = False,
     tail: Annotated[int | None, Parameter(help="Only the last so many lines.")] = None,
 ) -> None:
-    """Show what a machine wrote to its serial console, byte for byte.
+    """Show what a machine wrote to its serial console, byte for byte; under `--json` as text in a document, with
+    `--follow` one for each piece.
 
     ```
     forkbed logs boss-ops/boss --tail 50
@@ -102,24 +110,42 @@ def logs(
     ```
     """
     name = machine_name(machine)
+    text = codecs.getincrementaldecoder("utf-8")("replace")  # a piece may end within a character
     with current().client() as client:
         if not follow:
-            _write(_last_lines(client.console_log(name.system, name.machine), tail))
+            log = _last_lines(client.console_log(name.system, name.machine), tail)
+            if not emit({"machine": str(name), "text": text.decode(log, final=True)}):
+                _write(log)
             return
         pieces = client.follow_console_log(name.system, name.machine)
-        _write(_last_lines(next(pieces, b""), tail))
-        for piece in pieces:
-            _write(piece)
+        for piece in chain([_last_lines(next(pieces, b""), tail)], pieces):
+            if not emit_line({"machine": str(name), "text": text.decode(piece)}):
+                _write(piece)
 
 
 def _run(name: MachineName, command: tuple[str, ...], *, user: str, via: str, tty: bool) -> int:
-    request = CommandRequest(command, user=user, terminal=terminal_size() if tty else None, via=via)
-    with current().client() as client, client.open_command(name.system, name.machine, request) as stream:
-        if stream.notice:
-            say(f"forkbed: {name} over {stream.via}: {stream.notice}")
-        return attach(
-            stream, raw=tty and sys.stdin.isatty(), escape=Escape(b"~.", line_start=True) if tty else None
+    with current().client() as client:
+        request = CommandRequest(
+            command,
+            user=user,
+            terminal=terminal_size() if tty else None,
+            via=via,
+            mark=_tell_fork(client, name) if tty else "",
         )
+        with client.open_command(name.system, name.machine, request) as stream:
+            if stream.notice:
+                say(f"forkbed: {name} over {stream.via}: {stream.notice}")
+            escape = Escape(b"~.", line_start=True) if tty else None
+            return attach(stream, raw=tty and sys.stdin.isatty(), escape=escape)
+
+
+def _tell_fork(client: Client, name: MachineName) -> str:
+    """Say it if the machine is a fork's; returns the mark for its prompt, "" if it is none."""
+    summary = client.system(name.system).summary
+    if not summary.fork_of:
+        return ""
+    say(f"forkbed: {name}: {fork_mark(summary)}")
+    return f"fork of {summary.fork_of}"
 
 
 def _on_terminal() -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from forkbed.base.units import format_size
+from forkbed.cli.branch_view import fork_mark
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, say, state, styled, table, when
 from forkbed.cli.targets import system_name
@@ -106,7 +107,7 @@ def down(
 
 
 def list_systems() -> None:
-    """List the systems of this installation.
+    """List the systems of this installation; of forks also what they were cut from, and when they expire.
 
     ```
     forkbed list
@@ -117,18 +118,22 @@ def list_systems() -> None:
         found = client.systems()
     if emit(found):
         return
+    # Two columns that are empty where nobody forks.
+    of_forks = any(item.fork_of or item.expires_at for item in found)
     rows = [
         (
             item.name,
             state(item.state),
             f"{item.machines_ready}/{item.machines_total}",
             str(item.revision),
+            *((item.fork_of, when(item.expires_at)) if of_forks else ()),
             when(item.changed_at),
             item.operation_id,
         )
         for item in found
     ]
-    headings = ("SYSTEM", "STATE", "READY", "REVISION", "CHANGED", "OPERATION")
+    origin = ("FORK OF", "EXPIRES") if of_forks else ()
+    headings = ("SYSTEM", "STATE", "READY", "REVISION", *origin, "CHANGED", "OPERATION")
     table(headings, rows, empty="there are no systems; bring one up: forkbed up FILE")
 
 
@@ -185,7 +190,7 @@ def _print_detail(detail: SystemDetail) -> None:
     labels = "".join(f"  {name}={value}" for name, value in sorted((summary.labels or {}).items()))
     print(f"{styled(summary.name, 'bold')}  {state(summary.state)}  revision {summary.revision}{labels}")
     if summary.fork_of:
-        print(f"fork of {summary.fork_of}")
+        print(fork_mark(summary))
     if summary.operation_id:
         print(f"operation {summary.operation_id} is under way")
     print()
