@@ -260,6 +260,7 @@ def images_have_names_that_move(images: ImageLibrary, directory: Path) -> None:
     assert images.resolve("boss:production").id == second.id
     moves = images.history("boss:production")
     assert [(move.image_id, move.account) for move in moves] == [(first.id, "ada"), (second.id, "bob")]
+    refused(Kind.NOT_FOUND, lambda: images.history("boss:never"))
     refused(Kind.CONFLICT, lambda: images.remove(second.id, [second.id]))
     images.remove(second.id, [])
     refused(Kind.NOT_FOUND, lambda: images.resolve("boss:production"))

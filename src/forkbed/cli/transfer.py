@@ -24,16 +24,19 @@ from forkbed.cli.targets import GuestPath
 from forkbed.cli.untar import Extraction
 from forkbed.ports.guests import CommandRequest
 
+_MISSING = 66  # the exit status of scripts for a place that is not there
+_NEEDS_SOURCE = f'[ -e "$1" ] || [ -L "$1" ] || {{ ls -d -- "$1" >&2; exit {_MISSING}; }}\n'
+_NEEDS_DIRECTORY = f'd=$(dirname -- "$1"); [ -d "$d" ] || {{ ls -d -- "$d" >&2; exit {_MISSING}; }}\n'
 # Says first whether the source goes into the target or takes its name, then unpacks there. A target with a
 # slash at its end is meant to be a directory.
-_RECEIVE = """
-case $1 in */) [ -d "$1" ] || { echo "there is no directory $1" >&2; exit 1; } ;; esac
-if [ -d "$1" ]; then cd -- "$1" && echo into; else cd -- "$(dirname -- "$1")" && echo as; fi || exit 1
+_RECEIVE = f"""{_NEEDS_DIRECTORY}
+case $1 in */) [ -d "$1" ] || {{ echo "there is no directory $1" >&2; exit {_MISSING}; }} ;; esac
+if [ -d "$1" ]; then cd -- "$1" && echo into; else cd -- "$d" && echo as; fi || exit 1
 exec tar -xpof -
 """
-_SEND = 'cd -- "$(dirname -- "$1")" && exec tar -cf - "./$(basename -- "$1")"'
-_WRITE = 'exec cat >"$1"'
-_READ = 'exec cat <"$1"'
+_SEND = f'{_NEEDS_SOURCE}cd -- "$(dirname -- "$1")" && exec tar -cf - "./$(basename -- "$1")"'
+_WRITE = f'{_NEEDS_DIRECTORY}exec cat >"$1"'
+_READ = f'{_NEEDS_SOURCE}exec cat <"$1"'
 _JOIN_S = 5.0
 _COMPLAINT_BYTES = 8192
 
@@ -67,17 +70,19 @@ class GuestScript:
         self._complaint = b""
 
     def chunks(self) -> Iterator[bytes]:
-        """Its standard output, piece by piece. Raises FAULT at the end if it failed."""
+        """Its standard output, piece by piece. Raises NOT_FOUND or FAULT at the end if it failed."""
         for channel, data in self._output:
             if channel is Channel.OUTPUT:
                 yield data
             else:
                 self._complaint = (self._complaint + data)[-_COMPLAINT_BYTES:]
-        if self._stream.exit_status:
+        status = self._stream.exit_status
+        if status:
+            brief = f"the copy failed in the machine with exit status {status}"
             raise OperationalError(
-                Kind.FAULT,
+                Kind.NOT_FOUND if status == _MISSING else Kind.FAULT,
                 f"{self._place.machine}:{self._place.path}",
-                f"the copy failed in the machine with exit status {self._stream.exit_status}",
+                "there is no such place in the machine" if status == _MISSING else brief,
                 details=tuple(self._complaint.decode(errors="replace").splitlines()),
             )
 

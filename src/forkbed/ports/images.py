@@ -67,7 +67,7 @@ class ImageLibrary(Protocol):
         """Make `NAME:CHANNEL` point at the image."""
 
     def history(self, name: str) -> Sequence[TagMove]:
-        """Every move of `NAME:CHANNEL`, or of all channels of `NAME`, oldest first."""
+        """Every move of `NAME:CHANNEL`, or of all channels of `NAME`, oldest first. NOT_FOUND if there is none."""
 
     def remove(self, image_id: ImageId, in_use: Collection[ImageId]) -> None:
         """Remove the image and its names. CONFLICT if it is among `in_use`."""

@@ -121,7 +121,7 @@ def test_every_error_of_a_manifest_is_shown(cli: Cli, tmp_path: Path) -> None:
         (("show", "none"), 3),
         (("operations", "show", "none"), 3),
         (("image", "show", "none"), 3),
-        (("image", "import", "/nowhere", "--name", "x"), 2),
+        (("image", "import", "/nowhere", "--name", "x"), 3),
         (("image", "remove", "boss:dev"), 4),
         (("exec", "boss-ops/boss"), 2),
         (("exec", "boss-ops/none", "--", "true"), 3),

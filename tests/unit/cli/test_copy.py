@@ -116,11 +116,15 @@ def test_what_is_neither_file_nor_directory_is_left_out(
 @pytest.mark.parametrize(
     ("source", "target", "kind", "words"),
     [
-        (f"{REMOTE}none", "back", Kind.FAULT, "none"),
-        (f"{REMOTE}none", "-", Kind.FAULT, "none"),
-        ("file", f"{REMOTE}no/such/place", Kind.FAULT, "no/such"),
-        ("file", f"{REMOTE}place/", Kind.FAULT, "there is no directory place/"),
-        ("-", f"{REMOTE}no/such/place", Kind.FAULT, "no/such"),
+        (f"{REMOTE}none", "back", Kind.NOT_FOUND, "'none'"),
+        (f"{REMOTE}none", "-", Kind.NOT_FOUND, "'none'"),
+        (f"{REMOTE}none", f"{REMOTE}back", Kind.NOT_FOUND, "'none'"),
+        (f"{REMOTE}there", f"{REMOTE}no/such/place", Kind.NOT_FOUND, "'no/such'"),
+        ("file", f"{REMOTE}no/such/place", Kind.NOT_FOUND, "'no/such'"),
+        ("file", f"{REMOTE}place/", Kind.NOT_FOUND, "there is no directory place/"),
+        ("-", f"{REMOTE}no/such/place", Kind.NOT_FOUND, "'no/such'"),
+        ("file", f"{REMOTE}there/in", Kind.NOT_FOUND, "there"),
+        ("-", f"{REMOTE}folder", Kind.FAULT, "directory"),
         (f"{REMOTE}there", "no/such/place", Kind.NOT_FOUND, "mkdir -p no/such"),
         (f"{REMOTE}there", "none/", Kind.NOT_FOUND, "mkdir none"),
         (f"{REMOTE}there", "directory", Kind.CONFLICT, "in the way"),
@@ -140,6 +144,7 @@ def test_what_cannot_be_copied(
     (tmp_path / "file").touch()
     (tmp_path / "directory" / "there").mkdir(parents=True)
     (guest_directory / "there").touch()
+    (guest_directory / "folder").mkdir()
     done = process_cli("copy", source, target)
     assert done.returncode == kind.exit_status
     assert words in done.stderr.decode()

@@ -59,6 +59,10 @@ def import_file(
         with file.open("rb") as source, current().client() as client:
             operation = client.image_import(source, name, size_bytes=os.fstat(source.fileno()).st_size)
             return finish(client, operation, wait=not no_wait)
+    except FileNotFoundError:
+        raise OperationalError(
+            Kind.NOT_FOUND, str(file), "there is no such file", "give the path of a disk file"
+        ) from None
     except OSError as error:
         raise OperationalError(Kind.INVALID, str(file), f"cannot be read: {error.strerror}") from error
 
@@ -96,7 +100,8 @@ def export(
             raise OperationalError(Kind.FAULT, target, f"cannot be written: {error.strerror}") from error
         finally:
             partial.unlink(missing_ok=True)
-    say(f"{image}: {format_size(size_bytes)} written to {target}")
+    if not emit({"image": image, "file": target, "size_bytes": size_bytes}):
+        say(f"{image}: {format_size(size_bytes)} written to {target}")
 
 
 @app.command(name="list")
@@ -156,7 +161,8 @@ def remove(image: Image, /) -> None:
     """
     with current().client() as client:
         client.image_remove(image)
-    say(f"image {image} is removed")
+    if not emit({"removed": image}):
+        say(f"image {image} is removed")
 
 
 @app.command

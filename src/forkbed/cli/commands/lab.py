@@ -11,6 +11,7 @@ from typing import Annotated
 import cyclopts
 
 from forkbed import lab as labs
+from forkbed.base.errors import Kind, OperationalError
 from forkbed.cli.output import state, table
 from forkbed.config.log import configure_log
 from forkbed.config.settings import load_settings
@@ -54,8 +55,11 @@ def down(*, name: Name = labs.DEFAULT_NAME, keep_state: bool = False) -> None:
     keep_state
         Keep disks and database for the next `up`.
     """
-    gone = labs.down(_lab_dir(), name, keep_state=keep_state)
-    print(f"lab {name} is down" if gone else f"there is no lab {name}")
+    if not labs.down(_lab_dir(), name, keep_state=keep_state):
+        raise OperationalError(
+            Kind.NOT_FOUND, f"lab {name}", "there is none of that name", "`forkbed lab status` shows the labs"
+        )
+    print(f"lab {name} is down")
 
 
 @app.command

@@ -143,7 +143,15 @@ class HostImageLibrary:
         """See the port."""
         wanted = parse_name(name)
         moves = self._names.history(wanted.name)
-        return [move for move in moves if ":" not in name or move.name == str(wanted)]
+        found = [move for move in moves if ":" not in name or move.name == str(wanted)]
+        if not found:
+            raise OperationalError(
+                Kind.NOT_FOUND,
+                f"image name {name}",
+                "never pointed to an image",
+                "`forkbed image list` shows the names",
+            )
+        return found
 
     def remove(self, image_id: ImageId, in_use: Collection[ImageId]) -> None:
         """See the port."""

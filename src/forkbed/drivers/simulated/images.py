@@ -93,7 +93,10 @@ class SimulatedImages:
     def history(self, name: str) -> Sequence[TagMove]:
         """Every move of a name."""
         with self._world.lock:
-            return [m for m in self._world.moves if m.name == name or m.name.startswith(f"{name}:")]
+            found = [m for m in self._world.moves if m.name == name or m.name.startswith(f"{name}:")]
+        if not found:
+            raise OperationalError(Kind.NOT_FOUND, f"image name {name}", "never pointed to an image")
+        return found
 
     def remove(self, image_id: ImageId, in_use: Collection[ImageId]) -> None:
         """Forget an image that nobody uses."""
