@@ -26,6 +26,7 @@ T = TypeVar("T")
 _IN_MEMORY = "TEST"
 _MAXIMUM_CALLS = 64
 _KEEP_ALIVE_INTERVAL_S = 5
+_QUICK_KEEP_ALIVE_INTERVAL_S = 2  # where machines stand still meanwhile
 _KEEP_ALIVE_COUNT = 3
 _RETRY_S = 0.2
 _PATIENCE_S = 3.0  # libvirtd is usually back sooner when it is restarted
@@ -102,7 +103,7 @@ class Connection:
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
-            _close(connection)
+            close_quietly(connection)
 
     def _run(self, function: Callable[[Any], T], future: Future[T]) -> None:
         try:
@@ -127,7 +128,7 @@ class Connection:
             if self._connection is not None:
                 if self._connection.isAlive():
                     return self._connection
-                _close(self._connection)
+                close_quietly(self._connection)
                 self._connection = None
             connection = libvirt.open(self._uri)
             if connection.getType() != _IN_MEMORY:  # there the other end cannot die alone
@@ -191,6 +192,17 @@ class Connection:
             self._listener(event)
 
 
+def open_beside(uri: str) -> Any:
+    """A connection for one purpose, which no other call can hold up: libvirtd works on few requests of each at a time.
+
+    The caller closes it. Raises libvirt's error.
+    """
+    _run_event_loop()
+    connection = libvirt.open(uri)
+    connection.setKeepAlive(_QUICK_KEEP_ALIVE_INTERVAL_S, _KEEP_ALIVE_COUNT)
+    return connection
+
+
 def _no_answer(subject: str, action: str, timeout_s: float) -> OperationalError:
     return OperationalError(
         Kind.UNREACHABLE,
@@ -200,7 +212,8 @@ def _no_answer(subject: str, action: str, timeout_s: float) -> OperationalError:
     )
 
 
-def _close(connection: Any) -> None:
+def close_quietly(connection: Any) -> None:
+    """Close a connection that may be broken."""
     try:
         connection.close()
     except libvirt.libvirtError as error:

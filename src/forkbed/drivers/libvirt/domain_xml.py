@@ -25,6 +25,7 @@ AGENT_CHANNEL = "org.qemu.guest_agent.0"
 _MACHINE_TAG = f"{{{MACHINE_NAMESPACE}}}machine"
 _BOOT_TAG = f"{{{BOOT_NAMESPACE}}}boot"
 ElementTree.register_namespace("forkbed", MACHINE_NAMESPACE)
+ElementTree.register_namespace("forkbed-boot", BOOT_NAMESPACE)
 
 _SPARE_PORTS = 4  # devices that can be plugged into a running machine
 _FIRST_SLOT = 2  # of the root bus; 0 is the host bridge, and firmware likes a screen at 1
@@ -130,8 +131,16 @@ def read_boot(live_domain: Element) -> Boot | None:
 
 def boot_xml(boot: Boot) -> str:
     """The metadata element for `read_boot`, without a namespace: libvirt adds it."""
-    element = Element("boot", token=boot.token, resets=str(boot.resets), kernel=boot.kernel)
-    return ElementTree.tostring(element, encoding="unicode")
+    return ElementTree.tostring(_boot_element("boot", boot), encoding="unicode")
+
+
+def boot_element(boot: Boot) -> Element:
+    """The metadata element for `read_boot`, to be put into a domain that is about to go on from a memory."""
+    return _boot_element(_BOOT_TAG, boot)
+
+
+def _boot_element(tag: str, boot: Boot) -> Element:
+    return Element(tag, token=boot.token, resets=str(boot.resets), kernel=boot.kernel)
 
 
 def _domain(definition: MachineDefinition, host: HostShape) -> Element:

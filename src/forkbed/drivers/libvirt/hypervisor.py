@@ -102,6 +102,11 @@ class LibvirtHypervisor:
         self._watching.attach(self._connection)
         settings.console_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    @property
+    def uri(self) -> str:
+        """Where libvirt is."""
+        return self._settings.uri
+
     def close(self) -> None:
         """End the connection to libvirt; machines run on."""
         self._connection.close()
@@ -160,7 +165,7 @@ class LibvirtHypervisor:
             if is_active(domain):
                 raise OperationalError(
                     Kind.CONFLICT,
-                    self._subject(machine_id),
+                    self.subject(machine_id),
                     "cannot be removed while it runs",
                     "stop it first",
                 )
@@ -169,13 +174,13 @@ class LibvirtHypervisor:
             return name
 
         try:
-            name = self._change(machine_id, "remove its definition", undefine)
+            name = self.on_domain(machine_id, "remove its definition", undefine)
         except OperationalError as error:
             if error.kind is not Kind.NOT_FOUND:
                 raise
             name = ""
         self._known.pop(machine_id, None)
-        logs = [self._console_log(machine_id)] + ([self._emulator_log(name)] if name else [])
+        logs = [self._console_log(machine_id)] + ([self.emulator_log(name)] if name else [])
         try:
             for log in logs:
                 remove_log(log)
@@ -197,17 +202,17 @@ class LibvirtHypervisor:
                 if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID and is_active(domain):
                     return Effect.ALREADY  # somebody else was quicker
                 details = (
-                    *(f"qemu: {line}" for line in emulator_words(self._emulator_log(domain.name()))),
+                    *(f"qemu: {line}" for line in emulator_words(self.emulator_log(domain.name()))),
                     *(f"console: {line}" for line in console_words(self._console_log(machine_id))),
                 )
-                raise translate(error, self._subject(machine_id), "start", details=details) from error
+                raise translate(error, self.subject(machine_id), "start", details=details) from error
             with suppress(
                 libvirt.libvirtError
             ):  # it may have ended already; whoever looks next names the boot
                 self._boots.of(domain, ElementTree.fromstring(domain.XMLDesc(0)))
             return Effect.CHANGED
 
-        return self._change(machine_id, "start", start, timeout_s=_START_TIMEOUT_S)
+        return self.on_domain(machine_id, "start", start, timeout_s=_START_TIMEOUT_S)
 
     def shut_down(self, machine_id: MachineId) -> Effect:
         """Ask the guest to shut down, through the agent if it is there. A paused guest is resumed to hear it."""
@@ -228,7 +233,7 @@ class LibvirtHypervisor:
             domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
             return Effect.CHANGED
 
-        return self._change(machine_id, "ask it to shut down", shut_down)
+        return self.on_domain(machine_id, "ask it to shut down", shut_down)
 
     def force_off(self, machine_id: MachineId) -> Effect:
         """End the machine at once."""
@@ -243,7 +248,7 @@ class LibvirtHypervisor:
                     raise
             return Effect.CHANGED
 
-        return self._change(machine_id, "end it", force_off, timeout_s=_FORCE_OFF_TIMEOUT_S)
+        return self.on_domain(machine_id, "end it", force_off, timeout_s=_FORCE_OFF_TIMEOUT_S)
 
     def pause(self, machine_id: MachineId) -> Effect:
         """Stop the machine's processors. CONFLICT if it does not run."""
@@ -254,7 +259,7 @@ class LibvirtHypervisor:
             domain.suspend()
             return Effect.CHANGED
 
-        return self._change(machine_id, "pause it", pause)
+        return self.on_domain(machine_id, "pause it", pause)
 
     def resume(self, machine_id: MachineId) -> Effect:
         """Let a paused machine go on. CONFLICT if it does not run."""
@@ -265,7 +270,7 @@ class LibvirtHypervisor:
             domain.resume()
             return Effect.CHANGED
 
-        return self._change(machine_id, "resume it", resume)
+        return self.on_domain(machine_id, "resume it", resume)
 
     def open_console(self, machine_id: MachineId) -> ConsoleStream:
         """The serial console; takes it over from whoever has it."""
@@ -273,9 +278,9 @@ class LibvirtHypervisor:
         def open_console(domain: Any) -> ConsoleStream:
             stream = domain.connect().newStream(libvirt.VIR_STREAM_NONBLOCK)
             domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
-            return LibvirtConsole(stream, self._subject(machine_id))
+            return LibvirtConsole(stream, self.subject(machine_id))
 
-        return self._change(machine_id, "open its console", open_console)
+        return self.on_domain(machine_id, "open its console", open_console)
 
     def console_log(self, machine_id: MachineId, *, tail_bytes: int | None = None) -> bytes:
         """What the guest wrote to its serial console, over all its boots."""
@@ -296,7 +301,7 @@ class LibvirtHypervisor:
         def ask(domain: Any) -> str:
             return str(libvirt_qemu.qemuAgentCommand(domain, command, max(1, round(timeout_s)), 0))
 
-        return self._change(machine_id, "ask its agent", ask, timeout_s=timeout_s + _LOOK_TIMEOUT_S)
+        return self.on_domain(machine_id, "ask its agent", ask, timeout_s=timeout_s + _LOOK_TIMEOUT_S)
 
     def description(self) -> dict[str, str]:
         """Versions, acceleration, machine type and CPU."""
@@ -317,7 +322,7 @@ class LibvirtHypervisor:
             look, subject="libvirt", action="describe the host", timeout_s=_LOOK_TIMEOUT_S
         )
 
-    def _change(
+    def on_domain(
         self,
         machine_id: MachineId,
         action: str,
@@ -328,10 +333,18 @@ class LibvirtHypervisor:
         """The result of `function(domain)` for the machine. NOT_FOUND if it has no domain."""
         return self._connection.call(
             lambda connection: function(self._find(connection, machine_id)),
-            subject=self._subject(machine_id),
+            subject=self.subject(machine_id),
             action=action,
             timeout_s=timeout_s,
         )
+
+    def emulator_log(self, name: str) -> Path:
+        """Where libvirt keeps what QEMU says of the domain of that name."""
+        return self._settings.emulator_log_dir / f"{name}.log"
+
+    def on_host(self, subject: str, action: str, function: Callable[[Any], T]) -> T:
+        """The result of `function(connection)`."""
+        return self._connection.call(function, subject=subject, action=action, timeout_s=_LOOK_TIMEOUT_S)
 
     def _find(self, connection: Any, machine_id: MachineId) -> Any:
         known = self._known.get(machine_id)
@@ -413,7 +426,7 @@ class LibvirtHypervisor:
         title = f"{identity.system_name}/{identity.name}"
         self._known[identity.machine_id] = _Known(str(domain.UUIDString()), title)
 
-    def _subject(self, machine_id: MachineId) -> str:
+    def subject(self, machine_id: MachineId) -> str:
         known = self._known.get(machine_id)
         return f"machine {known.title if known else machine_id}"
 
@@ -440,9 +453,6 @@ class LibvirtHypervisor:
 
     def _console_log(self, machine_id: MachineId) -> Path:
         return self._settings.console_dir / f"{machine_id}.log"
-
-    def _emulator_log(self, name: str) -> Path:
-        return self._settings.emulator_log_dir / f"{name}.log"
 
 
 def _runs(live: ElementTree.Element) -> bool:

@@ -1,0 +1,271 @@
+"""One cut of several machines: prepared together, frozen together, let go together; or nothing of it.
+
+Whatever fails, machines that ran run again before the error is told; and should this process die, the guard sees to
+that from the note.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+import structlog
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import MachineId, SnapshotId
+from forkbed.drivers.libvirt.freezing import MachineFreeze
+from forkbed.drivers.libvirt.memories import Memories
+from forkbed.drivers.libvirt.pauses import Pause, PausedMachine, Pauses, Phase
+from forkbed.drivers.libvirt.releasing import CallLibvirt, Release
+from forkbed.ports.cuts import CutOutcome
+from forkbed.ports.progress import Progress
+
+_FREEZE_LIMIT_S = 5.0
+_QUIESCE_LIMIT_S = 6.0
+_HOLD_LIMIT_S = 120.0
+_SLOWEST_WRITING = 20 * 1024**2  # bytes a second
+_PREPARE_LIMIT_S = 900.0
+_STAGE_LIMIT_S = 30.0
+_UNDO_S = 8.0
+_TELL_S = 0.5
+_log = structlog.get_logger(__name__)
+
+
+class GroupCut:
+    """`ports.cuts.Cut`, and how it is made: `make` once, then the rest."""
+
+    def __init__(  # noqa: PLR0913  the parts it is put together from
+        self,
+        snapshot_id: SnapshotId,
+        machines: Sequence[MachineFreeze],
+        memories: Memories,
+        pauses: Pauses,
+        call: CallLibvirt,
+        ensure_guard: Callable[[], None],
+        *,
+        hold: bool,
+        quiesce: bool,
+    ) -> None:
+        self._snapshot_id = snapshot_id
+        self._machines = machines
+        self._memories = memories
+        self._pauses = pauses
+        self._call = call
+        self._ensure_guard = ensure_guard
+        self._hold = hold
+        self._quiesce = quiesce
+        self._pause: Pause | None = None
+        self._barrier = threading.Barrier(len(machines))
+        self._streams: list[Future[None]] = []
+        self._unsettled = 0
+        self._lock = threading.Lock()
+
+    @property
+    def outcomes(self) -> Sequence[CutOutcome]:
+        return [machine.outcome() for machine in self._machines]
+
+    def make(self) -> None:
+        """Prepare, freeze, cut, let go. Raises the first error, after undoing what was done."""
+        try:
+            self._each(lambda m: m.look(), _STAGE_LIMIT_S)
+            self._note(self._limit_s(writing=self._hold))
+            self._prepare()
+            self._freeze()
+        except BaseException as error:
+            self._undo(str(error))
+            raise
+
+    def await_memory(self, progress: Progress) -> Mapping[MachineId, int]:
+        """Wait for the streams. See `ports.cuts`."""
+        for stream in self._streams:
+            while True:
+                try:
+                    stream.result(_TELL_S)
+                    break
+                except FutureTimeoutError:
+                    progress.tell("the memory of the cut is being written")
+        return {m.order.machine_id: m.memory_bytes for m in self._machines if m.order.memory}
+
+    def resume(self) -> None:
+        """Let go what the cut holds; nothing if it holds nothing any more."""
+        assert self._pause is not None
+        if self._pause.phase is not Phase.FROZEN:
+            return
+        try:
+            self._each(lambda m: m.resume(), _STAGE_LIMIT_S)
+            self._pause.remove()
+        except OperationalError as error:  # libvirtd was restarted meanwhile, say
+            _log.info("cut.resume-again", error=str(error))
+            if self._pause.move(Phase.RELEASE) and not self._release():
+                raise
+        finally:
+            self._close()
+
+    def give_up(self) -> None:
+        """The held machines will not go on. CONFLICT if somebody let them go on already."""
+        assert self._pause is not None
+        gone = self._pause.phase is Phase.FROZEN and self._pause.remove()
+        self._close()
+        if not gone:
+            raise OperationalError(
+                Kind.CONFLICT,
+                f"snapshot {self._snapshot_id}",
+                "the machines were let go on, because they had stood still for too long",
+                "try again",
+            )
+
+    def _prepare(self) -> None:
+        guard: Future[None] = _in_thread(self._ensure_guard)
+        self._each(lambda m: m.prepare(self._memories, self._snapshot_id), _PREPARE_LIMIT_S)
+        guard.result(_PREPARE_LIMIT_S)
+        if not self._hold and any(m.runs and m.order.memory and not m.streams for m in self._machines):
+            former = self._pause
+            self._note(self._limit_s(writing=True))  # they stand still longer than was noted
+            assert former is not None
+            former.remove()
+
+    def _freeze(self) -> None:
+        self._move(Phase.FROZEN)
+        self._each(lambda m: m.quiesce(), _STAGE_LIMIT_S)
+        self._each(self._freeze_one, _STAGE_LIMIT_S)
+        still = [m for m in self._machines if m.order.memory and not m.streams and (m.runs or self._hold)]
+        self._each(lambda m: m.stream_out(), _PREPARE_LIMIT_S, still)
+        if self._hold:
+            self._settle(still)
+            return
+        self._each(lambda m: m.thaw(), _STAGE_LIMIT_S)
+        self._move(Phase.STANDBY)
+        self._settle(still)
+        rest = [m for m in self._machines if m.order.memory and m not in still]
+        self._unsettled = len(rest)
+        self._streams = [_in_thread(lambda m=m: self._stream_out(m)) for m in rest]  # type: ignore[misc]
+        wait([stream for m, stream in zip(rest, self._streams, strict=True) if not m.streams])
+        if not rest:
+            self._finish()
+
+    def _freeze_one(self, machine: MachineFreeze) -> None:
+        try:
+            machine.freeze()
+            self._barrier.wait(_FREEZE_LIMIT_S)  # nobody goes on before all stand still
+        except threading.BrokenBarrierError as error:
+            raise OperationalError(
+                Kind.BUSY, machine.subject, "another machine could not be frozen together with it"
+            ) from error
+        except BaseException:
+            self._barrier.abort()
+            raise
+        machine.cut()
+
+    def _stream_out(self, machine: MachineFreeze) -> None:
+        try:
+            machine.stream_out()
+        finally:
+            self._settle([machine])
+            with self._lock:
+                self._unsettled -= 1
+                last = self._unsettled == 0
+            if last:
+                self._finish()
+
+    def _finish(self) -> None:
+        """The last stream is over. Should one have left something in QEMU, it is cleared in the background."""
+        assert self._pause is not None
+        if all(m.is_clear for m in self._machines):
+            self._pause.remove()
+        else:
+            _in_thread(self._release_fully)
+        self._close()
+
+    def _undo(self, reason: str) -> None:
+        self._barrier.abort()
+        for machine in self._machines:
+            machine.abandon(reason)
+        self._settle(self._machines)
+        if self._pause is not None:
+            if self._pause.phase is Phase.FROZEN:
+                self._pause.move(Phase.RELEASE)
+            self._release()
+        self._close()
+
+    def _release(self) -> bool:
+        """Bring all back; returns whether that is done. It goes on in the background if it takes long."""
+        try:
+            _in_thread(self._release_fully).result(_UNDO_S)
+        except FutureTimeoutError:
+            return False
+        return True
+
+    def _release_fully(self) -> None:
+        assert self._pause is not None
+        Release(self._pause, self._call).run()
+
+    def _note(self, limit_s: float) -> None:
+        machines = [
+            PausedMachine(m.uuid, runs=m.runs, thaw=self._quiesce and not m.order.memory)
+            for m in self._machines
+        ]
+        self._pause = self._pauses.write(f"snapshot {self._snapshot_id}", machines, limit_s)
+
+    def _limit_s(self, *, writing: bool) -> float:
+        """How long machines may stand still before the guard takes it that we have hung."""
+        limit = _FREEZE_LIMIT_S + (_QUIESCE_LIMIT_S if self._quiesce else 0)
+        if writing:
+            limit += _HOLD_LIMIT_S + sum(m.limit_bytes for m in self._machines) / _SLOWEST_WRITING
+        return limit
+
+    def _move(self, phase: Phase) -> None:
+        assert self._pause is not None
+        if not self._pause.move(phase):
+            raise OperationalError(
+                Kind.FAULT,
+                f"snapshot {self._snapshot_id}",
+                "the machines stood still for too long, and the guard let them go on",
+                "look at how busy the host is, and try again",
+            )
+
+    def _settle(self, machines: Sequence[MachineFreeze]) -> None:
+        for machine in machines:
+            if machine.memory is not None:
+                self._memories.settle(self._snapshot_id, machine.order.machine_id)
+
+    def _close(self) -> None:
+        for machine in self._machines:
+            machine.close()
+
+    def _each(
+        self,
+        action: Callable[[MachineFreeze], None],
+        limit_s: float,
+        machines: Sequence[MachineFreeze] | None = None,
+    ) -> None:
+        """Do it with all machines at the same time; raises the error that tells most, once all have ended."""
+        machines = self._machines if machines is None else machines
+        futures = [_in_thread(lambda m=m: action(m)) for m in machines]  # type: ignore[misc]
+        if wait(futures, limit_s).not_done:
+            raise OperationalError(
+                Kind.UNREACHABLE,
+                f"snapshot {self._snapshot_id}",
+                f"libvirt gave no answer for {limit_s:g} s",
+                "`forkbed doctor` tells how libvirt is",
+            )
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        for error in sorted(errors, key=lambda error: getattr(error, "kind", None) is Kind.BUSY):
+            raise error
+
+
+def _in_thread(function: Callable[[], None]) -> Future[None]:
+    """Run it in a thread that does not keep the process from ending."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="cut", daemon=True).start()
+    return future
