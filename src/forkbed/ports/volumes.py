@@ -49,7 +49,10 @@ class Volumes(Protocol):
         """Destroy the volume's data."""
 
     def attachment(self, volume: ResolvedVolume) -> DiskAttachment:
-        """How the hypervisor gets at the volume, with its whole backing chain."""
+        """How the hypervisor gets at the volume, with its whole backing chain.
+
+        While a cut is not finished, the overlay prepared for it comes first.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class VolumeCutView:
     name: str
     size_bytes: int
     own_bytes: int  # allocated by layers that nothing else stands on: what removing it gives back
+    backing: str = ""  # image id of a root volume: it stands on that image, which must stay
 
 
 class VolumeCuts(Protocol):

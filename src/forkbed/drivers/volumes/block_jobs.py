@@ -19,7 +19,7 @@ from forkbed.core.volumes.layers import Commit, Fold, Pull
 from forkbed.drivers import processes
 from forkbed.drivers.volumes.layer_files import opened_as
 from forkbed.drivers.volumes.records import LayerFile
-from forkbed.ports.progress import Progress
+from forkbed.ports.progress import Cancelled, Progress
 
 _JOB = "fold"
 _LOOK_EVERY_S = 0.2  # at first much shorter: most folds are small
@@ -169,7 +169,12 @@ def _daemon(subject: str) -> Iterator[_Daemon]:
     )
     try:
         daemon = _Daemon(process, subject)
-        yield daemon
+        try:
+            yield daemon
+        except (OperationalError, Cancelled):
+            with suppress(OperationalError):  # it may be what failed
+                daemon.end()
+            raise
         daemon.end()
     finally:
         if process.poll() is None:

@@ -67,6 +67,7 @@ class OverlayCuts:
                 leaving = (*record.leaving, overlay)
                 record = replace(record, prepared=None, leaving=leaving)
             else:
+                _refuse_missing(record, overlay)
                 shelf.write(CutRecord(snapshot_id, record.owner, record.layers))
                 record = replace(record, layers=(overlay, *record.layers), prepared=None)
             shelf.write(record)
@@ -159,6 +160,16 @@ class OverlayCuts:
         return cut
 
 
+def _refuse_missing(record: VolumeRecord, overlay: LayerFile) -> None:
+    if not overlay.exists():
+        raise OperationalError(
+            Kind.FAULT,
+            record.subject,
+            f"the overlay of its unfinished cut is missing, and may have been written to: {overlay.path}",
+            "put the file back",
+        )
+
+
 def _view(cut: CutRecord, own_bytes: int) -> VolumeCutView:
     owner = cut.owner
     return VolumeCutView(
@@ -170,4 +181,5 @@ def _view(cut: CutRecord, own_bytes: int) -> VolumeCutView:
         name=owner.name,
         size_bytes=owner.size_bytes,
         own_bytes=own_bytes,
+        backing=owner.image_id,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from forkbed.base.errors import Kind, OperationalError
@@ -53,20 +54,22 @@ class OverlayFolding:
         on, or if a machine uses the files. Cancelling it, as any failure, leaves the chain as it was.
         """
         shelf = self._shelf
-        with shelf.lock:
-            record = shelf.settled(volume_id, "be folded")
-            refusal = fold_refusal(shelf.survey()[volume_id], fold)
-            if refusal:
-                raise OperationalError(
-                    Kind.CONFLICT, record.subject, f"cannot be folded: {refusal}", "plan the fold anew"
-                )
-            left = folded(record.paths, fold)
-            if left == record.paths:
-                return Effect.ALREADY
-            work = shelf.working_on(volume_id)
-        with work:
+        with ExitStack() as stack:
+            with shelf.lock:
+                record = shelf.settled(volume_id, "be folded")
+                refusal = fold_refusal(shelf.survey()[volume_id], fold)
+                if refusal:
+                    raise OperationalError(
+                        Kind.CONFLICT, record.subject, f"cannot be folded: {refusal}", "plan the fold anew"
+                    )
+                left = folded(record.paths, fold)
+                if left == record.paths:
+                    return Effect.ALREADY
+                stack.enter_context(shelf.working_on(volume_id))
             fold_files(record.layers, fold, subject=record.subject, progress=progress)
-        return self.record_fold(volume_id, left)
+            with shelf.lock:
+                self._leave_out(record, left)
+        return Effect.CHANGED
 
     def record_fold(self, volume_id: VolumeId, in_use: Sequence[str]) -> Effect:
         """Record the chain that a fold left. See `ports.volumes`. CONFLICT while a cut is not finished."""
@@ -83,16 +86,16 @@ class OverlayFolding:
                 )
             if tuple(in_use) == record.paths:
                 return Effect.ALREADY
-            left_out = tuple(layer for layer in record.layers if layer.path not in in_use)
-            _sync(record, in_use)
-            record = replace(
-                record,
-                layers=tuple(layer for layer in record.layers if layer.path in in_use),
-                leaving=(*record.leaving, *left_out),
-            )
-            shelf.write(record)
-            shelf.clear_leaving(record)
+            self._leave_out(record, in_use)
             return Effect.CHANGED
+
+    def _leave_out(self, record: VolumeRecord, left: Sequence[str]) -> None:
+        _sync(record, left)
+        stay = tuple(layer for layer in record.layers if layer.path in left)
+        go = tuple(layer for layer in record.layers if layer.path not in left)
+        record = replace(record, layers=stay, leaving=(*record.leaving, *go))
+        self._shelf.write(record)
+        self._shelf.clear_leaving(record)
 
 
 def _sync(record: VolumeRecord, paths: Sequence[str]) -> None:

@@ -85,16 +85,18 @@ class OverlayVolumes(OverlayCuts, OverlayFolding):
             record = self._shelf.record(volume_id)
             if record is None:
                 return Effect.ALREADY
+            self._shelf.refuse_worked_on(record)
             self._shelf.give_up([sidecar_name(record)])
             return Effect.CHANGED
 
     def attachment(self, volume: ResolvedVolume) -> DiskAttachment:
         """The volume's active file and the chain that its sidecar records.
 
-        CONFLICT while a cut is not finished: which file is the active one is not settled then.
+        While a cut is not finished, that begins with its overlay: an unused one changes nothing, and a machine that
+        ended may have written to it.
         """
-        record = self._shelf.settled(volume.id, "be attached")
-        active, *below = record.layers
+        record = self._shelf.existing(volume.id)
+        active, *below = record.attached
         return DiskAttachment(
             serial=disk_serial(record.owner.name),
             path=active.path,

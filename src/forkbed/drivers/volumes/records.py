@@ -91,9 +91,14 @@ class VolumeRecord:
         return tuple(layer.path for layer in self.layers)
 
     @property
+    def attached(self) -> tuple[LayerFile, ...]:
+        """The chain, with the overlay of an unfinished cut in front."""
+        return (self.prepared.overlay, *self.layers) if self.prepared else self.layers
+
+    @property
     def files(self) -> tuple[LayerFile, ...]:
         """All that the record names."""
-        return (*((self.prepared.overlay,) if self.prepared else ()), *self.layers, *self.leaving)
+        return (*self.attached, *self.leaving)
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,8 +140,7 @@ class Shelf:
         """All chains of the host; that of a volume begins with the overlay of its unfinished cut."""
         chains: dict[Keeper, Chain] = {}
         for record in self.records():
-            overlay = (record.prepared.overlay.path,) if record.prepared else ()
-            chains[record.volume_id] = Chain((*overlay, *record.paths))
+            chains[record.volume_id] = Chain(tuple(layer.path for layer in record.attached))
         for cut in self.cuts():
             chains[cut.snapshot_id, cut.owner.volume_id] = Chain(cut.paths, kept=True)
         return chains
