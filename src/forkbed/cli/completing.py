@@ -25,7 +25,7 @@ FILES = "__files__"
 _BASH = r"""# bash completion of forkbed
 _forkbed() {
     # The words as they were typed: bash itself would split at each colon of SYSTEM/MACHINE:PATH and NAME:CHANNEL.
-    local line=${COMP_LINE:0:COMP_POINT} words current candidate candidates head
+    local line=${COMP_LINE:0:COMP_POINT} words current candidate candidates head files
     read -ra words <<<"$line"
     [[ $line == *[[:space:]] ]] && words+=("")
     current=${words[-1]}
@@ -34,8 +34,10 @@ _forkbed() {
     COMPREPLY=()
     for candidate in "${candidates[@]}"; do
         if [[ $candidate == __files__ ]]; then
-            compopt -o filenames 2>/dev/null
-            mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "${current##*:}")
+            mapfile -t files < <(compgen -f -- "${current##*:}")
+            # Only for files: it would put a backslash before the colon of SYSTEM/MACHINE:.
+            (( ${#files[@]} )) && compopt -o filenames 2>/dev/null
+            COMPREPLY+=("${files[@]}")
         else
             [[ $candidate == *: ]] && compopt -o nospace 2>/dev/null
             COMPREPLY+=("${candidate#"$head"}")
@@ -46,13 +48,19 @@ complete -F _forkbed forkbed
 """
 _ZSH = """#compdef forkbed
 _forkbed() {
-    local -a candidates
+    local -a candidates unfinished
+    local failed=1
     candidates=(${(f)"$(forkbed __complete "${(@)words[2,CURRENT]}" 2>/dev/null)"})
     if (( ${candidates[(I)__files__]} )); then
         candidates=(${candidates:#__files__})
-        _files
+        _files && failed=0
     fi
-    (( $#candidates )) && compadd -a candidates
+    # After SYSTEM/MACHINE: a path follows, not a space.
+    unfinished=(${(M)candidates:#*:})
+    candidates=(${candidates:#*:})
+    (( $#unfinished )) && compadd -S '' -a unfinished && failed=0
+    (( $#candidates )) && compadd -a candidates && failed=0
+    return failed
 }
 if [ "$funcstack[1]" = "_forkbed" ]; then _forkbed; else compdef _forkbed forkbed; fi
 """
@@ -60,7 +68,7 @@ _FISH = """# fish completion of forkbed
 function __forkbed_complete
     set -l words (commandline -opc) (commandline -ct)
     for candidate in (forkbed __complete $words[2..-1] 2>/dev/null)
-        if test $candidate = __files__
+        if test "$candidate" = __files__
             __fish_complete_path (commandline -ct)
         else
             echo $candidate
