@@ -15,15 +15,19 @@ from forkbed import __version__
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import DrawId, InstallationId, draw_id, draw_uuid
 from forkbed.config.settings import Settings
+from forkbed.drivers.capacity import LinuxCapacity
 from forkbed.drivers.clock import SystemClock
 from forkbed.drivers.contents import FileContents
 from forkbed.drivers.doctor.acceleration import Accelerator, prove_acceleration
 from forkbed.drivers.durable import write_durably
 from forkbed.drivers.guests.driver import GuestSettings, RealGuests
 from forkbed.drivers.images.library import HostImageLibrary
+from forkbed.drivers.libvirt.cuts import LibvirtCuts
 from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor, LibvirtSettings
 from forkbed.drivers.networks.linux import LinuxNetworks
 from forkbed.drivers.sidecars import FileSidecars
+from forkbed.drivers.simulated.capacity import SimulatedCapacity
+from forkbed.drivers.simulated.cuts import SimulatedCuts
 from forkbed.drivers.simulated.guests import SimulatedGuests
 from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
 from forkbed.drivers.simulated.images import SimulatedImages
@@ -85,35 +89,53 @@ def _real_host(settings: Settings, installation_id: InstallationId, stack: ExitS
         )
     )
     stack.callback(hypervisor.close)
-    networks = LinuxNetworks(installation_id, settings.runtime_dir, settings.transit_pool)
+    networks = LinuxNetworks(
+        installation_id, settings.runtime_dir, settings.state_dir, settings.transit_pool
+    )
     guests = RealGuests(
         GuestSettings(installation_id, settings.state_dir, settings.runtime_dir),
         namespace=networks.namespace,
         ask_agent=hypervisor.agent_command,
     )
+    volumes = OverlayVolumes(settings.state_dir / "volumes")
     return Host(
         name=platform.node(),
         clock=SystemClock(),
+        capacity=LinuxCapacity(),
         hypervisor=hypervisor,
+        cuts=LibvirtCuts(hypervisor, settings.state_dir),
         networks=networks,
-        volumes=OverlayVolumes(settings.state_dir / "volumes"),
+        recorder=networks,
+        volumes=volumes,
+        volume_cuts=volumes,
         images=HostImageLibrary(settings.state_dir, settings.cache_dir, settings.build_network_namespace),
         guests=guests,
+        awakening=guests,
         contents=FileContents(settings.state_dir),
         sidecars=FileSidecars(settings.state_dir / "sidecars"),
     )
 
 
 def _simulated_host() -> Host:
-    world = SimulatedWorld(SystemClock(), boot_s=1.5)
+    return simulated_host("simulated", SimulatedWorld(SystemClock(), boot_s=1.5))
+
+
+def simulated_host(name: str, world: SimulatedWorld) -> Host:
+    """A host whose every port works on the same simulated world."""
+    networks, volumes, guests = SimulatedNetworks(world), SimulatedVolumes(world), SimulatedGuests(world)
     return Host(
-        name="simulated",
+        name=name,
         clock=world.clock,
+        capacity=SimulatedCapacity(),
         hypervisor=SimulatedHypervisor(world),
-        networks=SimulatedNetworks(world),
-        volumes=SimulatedVolumes(world),
+        cuts=SimulatedCuts(world),
+        networks=networks,
+        recorder=networks,
+        volumes=volumes,
+        volume_cuts=volumes,
         images=SimulatedImages(world),
-        guests=SimulatedGuests(world),
+        guests=guests,
+        awakening=guests,
         contents=SimulatedContents(world),
         sidecars=SimulatedSidecars(world),
     )

@@ -15,19 +15,14 @@ from forkbed.base.ids import OperationId
 from forkbed.core.operations.records import Operation, OperationStatus, Requester
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.planner import ALIVE
-from forkbed.drivers.simulated.guests import SimulatedGuests
-from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
-from forkbed.drivers.simulated.images import SimulatedImages
-from forkbed.drivers.simulated.storage import SimulatedContents, SimulatedNetworks, SimulatedSidecars
-from forkbed.drivers.simulated.volumes import SimulatedVolumes
 from forkbed.drivers.simulated.world import SimulatedWorld, VirtualClock
 from forkbed.engine.controller import Controller
-from forkbed.engine.host import Host
 from forkbed.engine.hub import Hub
 from forkbed.engine.options import Options
 from forkbed.engine.requests import PowerAction, Request, UpOptions
 from forkbed.engine.surroundings import Boundary, Surroundings
 from forkbed.store.database import Database
+from forkbed.wiring import simulated_host
 
 PERSON = Request(Requester(1000, "ada", "forkbed up system.yaml"))
 
@@ -56,17 +51,7 @@ class Installation:
         self._numbers = itertools.count(1)
         self.store = Database(path / "forkbed.db", self._draw)
         self._parallel = parallel
-        self.host = Host(
-            name="sim",
-            clock=self.world.clock,
-            hypervisor=SimulatedHypervisor(self.world),
-            networks=SimulatedNetworks(self.world),
-            volumes=SimulatedVolumes(self.world),
-            images=SimulatedImages(self.world),
-            guests=SimulatedGuests(self.world),
-            contents=SimulatedContents(self.world),
-            sidecars=SimulatedSidecars(self.world),
-        )
+        self.host = simulated_host("sim", self.world)
         self.boundaries: list[str] = []
         self.controller = self._new_controller(self.boundaries.append)
 

@@ -65,7 +65,7 @@ class Acceptance:
             # whatever the manifest says, a fork has no way out
             parsed = replace(parsed, spec=isolated(parsed.spec))
         others = [record for record in records if record.name != parsed.spec.name]
-        clashes = list(_published_elsewhere(parsed.spec, others))
+        clashes = list(published_elsewhere(parsed.spec, others))
         if clashes:
             raise parsed.refusal(clashes)
         facts = {
@@ -187,7 +187,7 @@ class _KnownImages(Mapping[str, int]):
         return sum(1 for _ in self)
 
 
-def _published_elsewhere(spec: SystemSpec, others: list[SystemRecord]) -> Iterator[Problem]:
+def published_elsewhere(spec: SystemSpec, others: list[SystemRecord]) -> Iterator[Problem]:
     """Host ports that another system publishes already."""
     taken: dict[tuple[str, int], list[tuple[PublishSpec, str]]] = {}
     for record in others:

@@ -13,14 +13,13 @@ from pathlib import Path
 import structlog
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import ImageId, MachineId, OperationId, SystemId
+from forkbed.base.ids import ImageId, MachineId, OperationId
 from forkbed.core.operations.records import (
     Event,
     Operation,
     OperationKind,
     OperationStatus,
 )
-from forkbed.core.operations.rules import Refuse, admit
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE, plan_system
@@ -35,11 +34,15 @@ from forkbed.engine.acceptance import (
     image_ids,
     refusals,
 )
+from forkbed.engine.branch_requests import BranchRequests
+from forkbed.engine.branch_runner import BranchRunner
+from forkbed.engine.branching import ForkOptions, IntentView, SnapshotOptions, SnapshotSummary, TreeNode
 from forkbed.engine.description import Description
 from forkbed.engine.dispatcher import Dispatcher, RunToEnd
 from forkbed.engine.garbage import Garbage
 from forkbed.engine.jobs import Jobs
 from forkbed.engine.life import with_progress
+from forkbed.engine.lineage import Lineage
 from forkbed.engine.observation import observe, observe_all
 from forkbed.engine.options import Options
 from forkbed.engine.requests import (
@@ -55,6 +58,7 @@ from forkbed.engine.requests import (
 )
 from forkbed.engine.runner import GOAL, OperationRunner
 from forkbed.engine.sidecars import mend_sidecars, write_sidecars
+from forkbed.engine.submission import Submission
 from forkbed.engine.supervisor import Supervisor
 from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.guests import CommandChannel, CommandRequest, GuestAddress
@@ -71,6 +75,15 @@ _ACTION_WANTED = {
     PowerAction.PAUSE: Wanted.PAUSED,
 }
 
+
+_BRANCHING = (
+    OperationKind.SNAPSHOT,
+    OperationKind.SNAPSHOT_DELETE,
+    OperationKind.ROLLBACK,
+    OperationKind.FORK,
+    OperationKind.DISCARD,
+    OperationKind.FOLD,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -92,16 +105,22 @@ class Controller:
             OperationKind.GARBAGE_COLLECTION,
         ):
             runs[kind] = jobs.run
+        for kind in _BRANCHING:
+            runs[kind] = self._run_branching
         self.dispatcher = Dispatcher(around, runs)
+        self._submission = Submission(around, options, self.dispatcher)
+        self._branches = BranchRequests(around, options, self._submission)
+        self._lineage = Lineage(around.host, around.store, self._description)
         self.wanted_uploads: frozenset[Path] = frozenset()  # of imports that are resumed; set by `start`
-        self.supervisor = Supervisor(around, self._draw_operation_id, self.dispatcher.dispatch)
+        self.supervisor = Supervisor(around, self._submission.draw_operation_id, self.dispatcher.dispatch)
 
     def start(self) -> None:
         """Resume what a controller before us left unfinished, and begin to watch."""
         try:
+            self._around.host.cuts.recover()
             mend_sidecars(self._around.host, self._around.store)
         except OperationalError as error:
-            log.warning("sidecars-not-mended", error=str(error))
+            log.warning("not-all-mended", error=str(error))
         self.wanted_uploads = frozenset(
             Path(str(operation.goal["path"]))
             for operation in self._around.store.operations(active_only=True, limit=100_000)
@@ -117,6 +136,9 @@ class Controller:
 
     def _run_on_system(self, operation: Operation, cancelled: threading.Event) -> None:
         OperationRunner(self._around, operation, cancelled).run()
+
+    def _run_branching(self, operation: Operation, cancelled: threading.Event) -> None:
+        BranchRunner(self._around, operation, cancelled).run()
 
     # systems
 
@@ -146,11 +168,11 @@ class Controller:
         """Accept the manifest as a revision, if it differs, and bring the system to it."""
         # two people at once: the second is considered against what the first has stored
         with self._around.accepting:
-            earlier = self._same_request(request)
+            earlier = self._submission.same_request(request)
             if earlier is not None:
                 return earlier
             considered = self._acceptance.consider(bundle)
-            self._check_match(considered.before, considered.spec.name, request)
+            self._submission.check_match(considered.before, considered.spec.name, request)
             check_refusals(considered, options)
             view = observe(self._around.host, self._around.store, considered.resolved.id)
             goal = self._up_goal(considered, options, view)
@@ -172,11 +194,11 @@ class Controller:
 
     def down(self, system: str, *, delete: bool, request: Request) -> Operation:
         """Stop the system's machines and remove its networks; with `delete` all of it, data included."""
-        earlier = self._same_request(request)
+        earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._record(system)
-        self._check_match(record, system, request)
+        record = self._submission.record(system)
+        self._submission.check_match(record, system, request)
         wanted = {machine.name: Wanted.STOPPED for machine in record.resolved.machines}
         goal = Goal(wanted, networks=False, delete=delete)
         return self._submit(OperationKind.DOWN, record, record.name, goal, request)
@@ -185,12 +207,14 @@ class Controller:
         self, system: str, machines: tuple[str, ...], action: PowerAction, *, force: bool, request: Request
     ) -> Operation:
         """Start, stop, restart, pause or resume the named machines, or all for an empty tuple."""
-        earlier = self._same_request(request)
+        earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._record(system)
-        self._check_match(record, system, request)
-        chosen = [self._machine(record, name) for name in machines] or list(record.resolved.machines)
+        record = self._submission.record(system)
+        self._submission.check_match(record, system, request)
+        chosen = [self._submission.machine(record, name) for name in machines] or list(
+            record.resolved.machines
+        )
         view = observe(self._around.host, self._around.store, record.id)
         self._check_power(record, chosen, action, view)
         wanted = {machine.name: _ACTION_WANTED[action] for machine in chosen}
@@ -235,19 +259,19 @@ class Controller:
 
     def system(self, name: str, *, revision: int | None = None) -> SystemDetail:
         """Everything about one system."""
-        record = self._record(name)
+        record = self._submission.record(name)
         view = observe(self._around.host, self._around.store, record.id)
         return self._description.detail(record, view, revision)
 
     def history(self, name: str) -> Sequence[RevisionSummary]:
         """The accepted manifests of a system, oldest first."""
-        return self._description.history(self._record(name))
+        return self._description.history(self._submission.record(name))
 
     # operations and events
 
     def operations(self, *, system: str | None, active_only: bool, limit: int) -> Sequence[Operation]:
         """The newest first."""
-        system_id = self._record(system).id if system is not None else None
+        system_id = self._submission.record(system).id if system is not None else None
         return self._around.store.operations(system_id=system_id, active_only=active_only, limit=limit)
 
     def operation(self, operation_id: str) -> OperationDetail:
@@ -275,7 +299,9 @@ class Controller:
             )
         now = self._around.host.clock.now()
         operation = self._around.store.set_status(OperationId(operation_id), OperationStatus.CANCELLING, now)
-        self._tell("operation.cancelling", detail.operation.subject, request, operation.id)
+        self._submission.tell(
+            "operation.cancelling", detail.operation.subject, request, operation_id=operation.id
+        )
         self._around.hub.touch(operation.id)
         self.dispatcher.dispatch()
         return operation
@@ -296,6 +322,49 @@ class Controller:
         self._around.hub.wait_events(lambda: store.last_event() > after, timeout_s)
         return self.events(after=after, system=system, limit=1000)
 
+    # snapshots and forks
+
+    def snapshot(self, system: str, options: SnapshotOptions, request: Request) -> Operation:
+        """Keep the system as it is at one instant."""
+        return self._branches.snapshot(system, options, request)
+
+    def snapshots(self, system: str) -> Sequence[SnapshotSummary]:
+        """The system's snapshots, oldest first."""
+        return self._lineage.snapshots(self._submission.record(system))
+
+    def snapshot_delete(self, system: str, name: str, request: Request) -> Operation:
+        """Remove a snapshot; forks that were made of it go on."""
+        return self._branches.snapshot_delete(system, name, request)
+
+    def rollback(self, system: str, snapshot: str, request: Request) -> Operation:
+        """Bring the system back to a snapshot; what it replaces is kept as another one."""
+        return self._branches.rollback(system, snapshot, request)
+
+    def fork(self, system: str, options: ForkOptions, request: Request) -> Operation:
+        """Make forks of the system as it is now, or as it was at a snapshot."""
+        return self._branches.fork(system, options, request)
+
+    def discard(self, fork: str, request: Request) -> Operation:
+        """Remove a fork with all that was written in it."""
+        return self._branches.discard(fork, request)
+
+    def tree(self, system: str | None) -> Sequence[TreeNode]:
+        """What descends from what."""
+        record = self._submission.record(system) if system is not None else None
+        return self._lineage.tree(record)
+
+    def intents(self, fork: str, *, after: int, limit: int) -> Sequence[IntentView]:
+        """What a fork's machines tried to do to the world."""
+        return self._lineage.intents(self._branches.fork_record(fork), after=after, limit=limit)
+
+    def wait_intents(self, fork: str, after: int, timeout_s: float) -> Sequence[IntentView]:
+        """`intents`, waiting for at least one."""
+        return self._lineage.wait_intents(self._branches.fork_record(fork), after, timeout_s)
+
+    def fold(self, system: str, request: Request) -> Operation:
+        """Shorten the chains of the system's volumes."""
+        return self._branches.fold(system, request)
+
     # images
 
     def images(self) -> Sequence[ImageView]:
@@ -314,17 +383,22 @@ class Controller:
                 image_id for record in self._around.store.systems() for image_id in image_ids(record.resolved)
             }
             in_use |= {
+                image_id
+                for snapshot in self._around.store.snapshots()
+                for image_id in image_ids(snapshot.resolved)
+            }
+            in_use |= {
                 ImageId(volume.backing) for volume in self._around.host.volumes.volumes() if volume.backing
             }
             self._around.host.images.remove(image.id, in_use)
-        self._tell("image.removed", ref, request)
+        self._submission.tell("image.removed", ref, request)
 
     def image_tag(self, ref: str, name: str, request: Request) -> TagMove:
         """Make `NAME:CHANNEL` point at an image."""
         image = self._around.host.images.resolve(ref)
         now = self._around.host.clock.now()
         move = self._around.host.images.tag(image.id, name, request.requester.account, now)
-        self._tell("image.tagged", move.name, request)
+        self._submission.tell("image.tagged", move.name, request)
         return move
 
     def image_history(self, name: str) -> Sequence[TagMove]:
@@ -340,12 +414,12 @@ class Controller:
                 "text": bundle.text,
                 "files": {path: contents.put(data) for path, data in bundle.files.items()},
             }
-            return self._submit_job(OperationKind.IMAGE_BUILD, bundle.file_name, goal, request)
+            return self._submission.submit(OperationKind.IMAGE_BUILD, None, bundle.file_name, goal, request)
 
     def image_import(self, path: Path, name: str, request: Request) -> Operation:
         """Take over an uploaded temporary file: the operation removes it, whatever its end."""
         goal: dict[str, object] = {"path": str(path), "name": name}
-        return self._submit_job(OperationKind.IMAGE_IMPORT, name, goal, request)
+        return self._submission.submit(OperationKind.IMAGE_IMPORT, None, name, goal, request)
 
     def image_export(self, ref: str, format: str, target: Path) -> None:  # noqa: A002
         """Write the image to `target`, which does not exist yet, as "qcow2" or "raw"."""
@@ -356,22 +430,22 @@ class Controller:
 
     def open_command(self, system: str, machine: str, request: CommandRequest) -> CommandChannel:
         """Run a command in a guest."""
-        record = self._record(system)
-        resolved = self._machine(record, machine)
+        record = self._submission.record(system)
+        resolved = self._submission.machine(record, machine)
         self._check_runs(record, resolved, Power.RUNNING)
         networks = tuple(record.resolved.network(nic.network_id) for nic in resolved.nics)
         return self._around.host.guests.open_command(GuestAddress(resolved, networks), request)
 
     def open_console(self, system: str, machine: str) -> ConsoleStream:
         """The serial console of a running guest."""
-        record = self._record(system)
-        resolved = self._machine(record, machine)
+        record = self._submission.record(system)
+        resolved = self._submission.machine(record, machine)
         self._check_runs(record, resolved, Power.RUNNING, Power.PAUSED)
         return self._around.host.hypervisor.open_console(resolved.id)
 
     def console_log(self, system: str, machine: str, tail_bytes: int | None) -> bytes:
         """What a guest wrote to its serial console."""
-        resolved = self._machine(self._record(system), machine)
+        resolved = self._submission.machine(self._submission.record(system), machine)
         return self._around.host.hypervisor.console_log(resolved.id, tail_bytes=tail_bytes)
 
     # the rest
@@ -381,7 +455,7 @@ class Controller:
         items = self._garbage.find()
         if dry_run or not items:
             return GarbageReport(items)
-        operation = self._submit_job(OperationKind.GARBAGE_COLLECTION, "garbage", {}, request)
+        operation = self._submission.submit(OperationKind.GARBAGE_COLLECTION, None, "garbage", {}, request)
         return GarbageReport(items, operation)
 
     def about(self) -> Mapping[str, object]:
@@ -394,26 +468,6 @@ class Controller:
         }
 
     # within
-
-    def _draw_operation_id(self) -> OperationId:
-        return OperationId(self._options.draw_id(10))
-
-    def _record(self, name: str) -> SystemRecord:
-        record = self._around.store.system(name)
-        if record is None:
-            raise OperationalError(
-                Kind.NOT_FOUND, f"system {name}", "is not known", "`forkbed list` shows the systems"
-            )
-        return record
-
-    def _machine(self, record: SystemRecord, name: str) -> ResolvedMachine:
-        try:
-            return record.resolved.machine(name)
-        except KeyError:
-            names = ", ".join(machine.name for machine in record.resolved.machines)
-            raise OperationalError(
-                Kind.NOT_FOUND, f"machine {record.name}/{name}", "is not declared", f"there are: {names}"
-            ) from None
 
     def _check_runs(self, record: SystemRecord, machine: ResolvedMachine, *allowed: Power) -> None:
         view = observe(self._around.host, self._around.store, record.id)
@@ -428,22 +482,6 @@ class Controller:
             f"does not run: it is {power}",
             f"`forkbed {action} {name}`",
         )
-
-    def _check_match(self, record: SystemRecord | None, name: str, request: Request) -> None:
-        revision = record.revision if record else 0
-        if request.if_match is not None and request.if_match != revision:
-            raise OperationalError(
-                Kind.CONFLICT,
-                f"system {name}",
-                f"is at revision {revision}, not {request.if_match}: somebody changed it meanwhile",
-                f"look at it (`forkbed show {name}`) and ask again",
-            )
-
-    def _same_request(self, request: Request) -> Operation | None:
-        """The operation of an earlier request with the same key, found before anything is looked at."""
-        if request.idempotency_key is None:
-            return None
-        return self._around.store.operation_of_request(request.requester.uid, request.idempotency_key)
 
     def _up_goal(self, considered: Considered, options: UpOptions, view: SystemView) -> Goal:
         """Everything running; what gives up data by name is also restarted, or the old disk stays in use."""
@@ -495,64 +533,9 @@ class Controller:
         *,
         revision: RevisionRecord | None = None,
     ) -> Operation:
-        document = GOAL.dump_python(goal, mode="json")
-        operation = self._operation(kind, record.id, subject, document, request)
         additions = Additions(
             systems=(record,) if kind is OperationKind.UP else (),
             revisions=(revision,) if revision is not None else (),
         )
-        answer = self._around.store.submit(operation, lambda active: admit(kind, active), additions)
-        return self._submitted(answer)
-
-    def _submit_job(
-        self, kind: OperationKind, subject: str, goal: dict[str, object], request: Request
-    ) -> Operation:
-        operation = self._operation(kind, None, subject, goal, request)
-        return self._submitted(self._around.store.submit(operation, lambda active: admit(kind, active)))
-
-    def _operation(
-        self,
-        kind: OperationKind,
-        system_id: SystemId | None,
-        subject: str,
-        goal: dict[str, object],
-        request: Request,
-    ) -> Operation:
-        return Operation(
-            id=self._draw_operation_id(),
-            kind=kind,
-            system_id=system_id,
-            subject=subject,
-            goal=goal,
-            requester=request.requester,
-            status=OperationStatus.QUEUED,
-            created_at=self._around.host.clock.now(),
-            idempotency_key=request.idempotency_key,
-        )
-
-    def _submitted(self, answer: Operation | Refuse) -> Operation:
-        if isinstance(answer, Refuse):
-            other = answer.because
-            raise OperationalError(
-                Kind.BUSY,
-                f"system {other.subject}",
-                f"is being changed: {other.kind} by {other.requester.account} (operation {other.id})",
-                f"wait for it (`forkbed operations show {other.id}`) or cancel it "
-                f"(`forkbed operations cancel {other.id}`)",
-            )
-        self._around.hub.touch(answer.id)
-        self.dispatcher.dispatch()
-        return answer
-
-    def _tell(self, kind: str, subject: str, request: Request, operation_id: str = "") -> None:
-        requester = request.requester
-        self._around.store.add_event(
-            Event(
-                sequence=0,
-                at=self._around.host.clock.now(),
-                kind=kind,
-                operation_id=operation_id,
-                attributes={"subject": subject, "account": requester.account, "command": requester.command},
-            )
-        )
-        self._around.hub.touch_events()
+        document = GOAL.dump_python(goal, mode="json")
+        return self._submission.submit(kind, record.id, subject, document, request, additions=additions)

@@ -50,6 +50,7 @@ class Description:
             created_at=record.created_at,
             changed_at=record.changed_at,
             operation_id=active.id if active else "",
+            expires_at=record.expires_at,
             labels=dict(record.resolved.labels),
             fork_of=origin.system if origin else "",
             cut_at=origin.cut_at if origin else None,

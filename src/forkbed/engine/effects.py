@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import assert_never
 
@@ -9,8 +10,9 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import MachineId, VolumeId
 from forkbed.base.units import format_duration
 from forkbed.core.systems import digests
+from forkbed.core.systems.goal import MemoryRef
 from forkbed.core.systems.planner import ALIVE
-from forkbed.core.systems.spec import ProbeKind, ProbeSpec, ResolvedMachine, ResolvedSystem
+from forkbed.core.systems.spec import ProbeKind, ProbeSpec, ResolvedMachine, ResolvedSystem, ResolvedVolume
 from forkbed.core.systems.steps import (
     AwaitReady,
     CheckMachine,
@@ -22,6 +24,7 @@ from forkbed.core.systems.steps import (
     PauseMachine,
     RemoveNetwork,
     RemoveVolume,
+    RestoreMachine,
     ResumeMachine,
     StartMachine,
     Step,
@@ -41,6 +44,7 @@ REACHABLE_TIMEOUT_S = 300.0
 _STOP_POLL_S = 0.2
 _ASK_AGAIN_S = 5.0
 _CONSOLE_TAIL_BYTES = 1500
+_AWAKENING_TIMEOUT_S = 10.0
 _LOOK_EVERY_S = 2.0
 
 
@@ -57,27 +61,31 @@ class Effects:
         host = self._host
         match step:
             case EnsureNetwork(network=network, members=members, digest=digest):
-                return host.networks.ensure(self._system.id, self._system.name, network, members, digest)
+                return host.networks.ensure(
+                    self._system.id, self._system.inner_name, network, members, digest
+                )
             case RemoveNetwork(network_id=network_id):
                 return host.networks.remove(network_id)
             case CreateVolume(volume=volume, machine=machine):
-                image = self._base_image(machine) if volume.image_id else None
-                return host.volumes.create(self._system.id, machine, volume, image)
+                return self._create_volume(machine, volume)
             case GrowVolume(volume=volume):
                 return host.volumes.grow(volume)
             case RemoveVolume(volume_id=volume_id):
                 return self._remove_volume(volume_id)
             case WriteSeed(machine=machine, digest=digest):
                 return host.guests.seed(machine, self._seed_content(machine), digest)
-            case DefineMachine(machine=machine, digest=digest):
-                return host.hypervisor.define(self._definition(machine, digest))
+            case DefineMachine(machine=machine):
+                return self.define(machine)
             case UndefineMachine(machine_id=machine_id):
                 effect = host.hypervisor.undefine(machine_id)
                 host.guests.remove_seed(machine_id)
                 return effect
             case StartMachine(machine=machine):
                 host.guests.forget(machine.id)
+                self.define(machine)  # after a cut by a controller that died it may name a layer that is kept
                 return host.hypervisor.start(machine.id)
+            case RestoreMachine(machine=machine, memory=memory):
+                return self._restore(machine, memory, progress)
             case StopMachine(machine_id=machine_id, timeout_s=timeout_s):
                 return self._stop(machine_id, timeout_s, progress)
             case PauseMachine(machine_id=machine_id):
@@ -90,6 +98,37 @@ class Effects:
                 return self._check(machine, progress)
         assert_never(step)
 
+    def define(self, machine: ResolvedMachine) -> Effect:
+        """Write the machine's definition with its disks as they are now; ALREADY if nothing of it differs."""
+        return self._host.hypervisor.define(self._definition(machine))
+
+    def _create_volume(self, machine: ResolvedMachine, volume: ResolvedVolume) -> Effect:
+        if volume.origin is not None:
+            return self._host.volume_cuts.create_on_cut(self._system.id, machine, volume)
+        image = self._base_image(machine) if volume.image_id else None
+        return self._host.volumes.create(self._system.id, machine, volume, image)
+
+    def _restore(self, machine: ResolvedMachine, memory: MemoryRef, progress: Progress) -> Effect:
+        """Go on from a memory. What was written to the volumes before belongs to a try that failed."""
+        seen = self._seen(machine.id)
+        if seen is not None and seen.power in ALIVE:
+            return Effect.ALREADY
+        for volume in machine.volumes:
+            self._host.volume_cuts.renew(volume)
+        self._host.guests.forget(machine.id)
+        definition = self._definition(machine)
+        self._host.hypervisor.define(definition)
+        effect = self._host.cuts.restore(definition, memory)
+        if not memory.paused:
+            # drawn for this branch alone, so no two forks of one cut stir the same into their randomness
+            entropy = hashlib.sha512(f"{machine.generation_uuid} {machine.id}".encode()).digest()
+            lacking = self._host.awakening.awaken(
+                machine, self._host.clock.now(), entropy, _AWAKENING_TIMEOUT_S
+            )
+            if lacking:
+                progress.tell(lacking)
+        return effect
+
     def _base_image(self, machine: ResolvedMachine) -> BaseImage:
         file = self._host.images.file(machine.image_id)
         return BaseImage(machine.image_id, str(file.path), file.format, file.size_bytes)
@@ -97,12 +136,12 @@ class Effects:
     def _seed_content(self, machine: ResolvedMachine) -> SeedContent:
         contents = self._host.contents
         return SeedContent(
-            system_name=self._system.name,
+            system_name=self._system.inner_name,
             files={file.content_hash: contents.get(file.content_hash) for file in machine.spec.files},
             secrets={secret.name: contents.get_secret(secret.version) for secret in machine.spec.secrets},
         )
 
-    def _definition(self, machine: ResolvedMachine, digest: str) -> MachineDefinition:
+    def _definition(self, machine: ResolvedMachine) -> MachineDefinition:
         root, *data = (self._host.volumes.attachment(volume) for volume in machine.volumes)
         nics = tuple(
             NicAttachment(
@@ -120,7 +159,7 @@ class Effects:
             machine=machine,
             disks=(root, self._host.guests.seed_attachment(machine), *data),
             nics=nics,
-            digest=digest,
+            digest=digests.definition_digest(self._system, machine),
         )
 
     def _seen(self, machine_id: MachineId) -> HypervisorMachine | None:

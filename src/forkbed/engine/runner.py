@@ -16,8 +16,7 @@ from forkbed.core.systems.view import Power
 from forkbed.engine.life import Life
 from forkbed.engine.observation import observe
 from forkbed.engine.planloop import PlanLoop
-from forkbed.engine.retention import forget_unused_contents
-from forkbed.engine.sidecars import forget_system
+from forkbed.engine.removal import forget_deleted
 from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.progress import Cancelled
 from forkbed.ports.store import SystemRecord
@@ -100,10 +99,6 @@ class OperationRunner:
         return self._around.store.system_by_id(self._system_id)
 
     def _succeed(self, record: SystemRecord | None) -> None:
-        around = self._around
-        if self._goal.delete:
-            with around.accepting:  # no `up` is accepted against a record that is about to go
-                if record is not None:
-                    forget_system(around.host, around.store, record)
-                forget_unused_contents(around.host, around.store)
+        if self._goal.delete and record is not None:
+            forget_deleted(self._around, record)
         self._life.end(OperationStatus.SUCCEEDED)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
+from forkbed.base.ids import SnapshotId
+from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.engine.host import Host
 from forkbed.ports.store import RevisionRecord, Store, SystemRecord
 
 _REVISION = TypeAdapter(RevisionRecord)
+_SNAPSHOT = TypeAdapter(Snapshot)
 
 
 def write_sidecars(host: Host, store: Store, record: SystemRecord) -> None:
@@ -30,6 +33,20 @@ def mend_sidecars(host: Host, store: Store) -> None:
     for record in store.systems():
         if written.get(record.id, {}).get("revision") != record.revision:
             write_sidecars(host, store, record)
+    kept = host.sidecars.read_all("snapshots")
+    for snapshot in store.snapshots():
+        if snapshot.status is SnapshotStatus.COMPLETE and snapshot.id not in kept:
+            write_snapshot_sidecar(host, snapshot)
+
+
+def write_snapshot_sidecar(host: Host, snapshot: Snapshot) -> None:
+    """Store a complete snapshot on the host."""
+    host.sidecars.write("snapshots", snapshot.id, _SNAPSHOT.dump_python(snapshot, mode="json"))
+
+
+def forget_snapshot(host: Host, snapshot_id: SnapshotId) -> None:
+    """Remove what is remembered of a snapshot on the host."""
+    host.sidecars.remove("snapshots", snapshot_id)
 
 
 def forget_system(host: Host, store: Store, record: SystemRecord) -> None:

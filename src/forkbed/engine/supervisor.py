@@ -26,6 +26,7 @@ from forkbed.core.systems.view import SystemView
 from forkbed.engine.observation import observe_all
 from forkbed.engine.runner import GOAL
 from forkbed.engine.surroundings import Surroundings
+from forkbed.engine.upkeep import Upkeep
 from forkbed.ports.hypervisor import MachineEvent, MachineEventKind
 from forkbed.ports.store import SystemRecord
 
@@ -53,6 +54,7 @@ class Supervisor:
         self._around = around
         self._draw_operation_id = draw_operation_id
         self._dispatch = dispatch
+        self._upkeep = Upkeep(around, draw_operation_id)
         self._attempts: dict[SystemId, _Attempts] = {}
         self._wake = threading.Event()
         self._stopping = False
@@ -131,6 +133,7 @@ class Supervisor:
                 attempts.failures = 0
             elif self._begin(system, deviation, attempts):
                 begun += 1
+        begun += self._upkeep.look()
         if begun:
             self._dispatch()
         return begun

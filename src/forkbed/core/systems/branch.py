@@ -56,8 +56,8 @@ def isolated(spec: SystemSpec) -> SystemSpec:
     )
 
 
-def fork_system(snapshot: Snapshot, name: str, draws: Draws) -> ResolvedSystem:
-    """The fork of that name, as it is made of the snapshot."""
+def fork_system(snapshot: Snapshot, name: str, draws: Draws, *, own_cut: bool = False) -> ResolvedSystem:
+    """The fork of that name, as it is made of the snapshot. With `own_cut` the snapshot is made for it alone."""
     source = snapshot.resolved
     networks = {
         network.id: ResolvedNetwork(
@@ -83,7 +83,7 @@ def fork_system(snapshot: Snapshot, name: str, draws: Draws) -> ResolvedSystem:
             system_id=snapshot.system_id,
             system=source.name,
             snapshot_id=snapshot.id,
-            snapshot="" if snapshot.automatic else snapshot.name,
+            snapshot="" if own_cut else snapshot.name,
             cut_at=snapshot.cut_at,
             revision=source.revision,
         ),

@@ -280,6 +280,16 @@ class ResolvedSystem:
         """The system's name inside: in its guests, and in its networks' domain names."""
         return self.known_as or self.name
 
+    @property
+    def spec(self) -> SystemSpec:
+        """What was declared of it."""
+        return SystemSpec(
+            name=self.name,
+            networks=tuple(network.spec for network in self.networks),
+            machines=tuple(machine.spec for machine in self.machines),
+            labels=self.labels,
+        )
+
     def machine(self, name: str) -> ResolvedMachine:
         """The machine of that name; `KeyError` if there is none."""
         for machine in self.machines:

@@ -1,0 +1,173 @@
+"""Cut a system: all its machines and disks at one instant. What is kept of it is complete, or nothing is.
+
+Only the instant itself cannot be had again: a cut that a dead controller left half-made is taken back, while the
+machines run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import MachineId, SnapshotId
+from forkbed.core.snapshots.records import MachineCut, Snapshot, SnapshotKind, SnapshotStatus
+from forkbed.core.systems import digests
+from forkbed.core.systems.planner import ALIVE
+from forkbed.core.systems.spec import ResolvedSystem
+from forkbed.core.systems.view import Power
+from forkbed.engine.effects import Effects
+from forkbed.engine.host import Host
+from forkbed.engine.sidecars import forget_snapshot, write_snapshot_sidecar
+from forkbed.ports.cuts import Cut, CutOrder, CutOutcome, DiskCut
+from forkbed.ports.hypervisor import HypervisorMachine
+from forkbed.ports.progress import Progress
+from forkbed.ports.store import Store, SystemRecord
+
+
+def seen_machines(host: Host, system: ResolvedSystem) -> Mapping[MachineId, HypervisorMachine]:
+    """The system's machines as the hypervisor shows them now."""
+    declared = {machine.id for machine in system.machines}
+    return {seen.machine_id: seen for seen in host.hypervisor.machines() if seen.machine_id in declared}
+
+
+def check_cuttable(host: Host, record: SystemRecord, *, memory: bool) -> None:
+    """Refuse what cannot be cut, before anything is stopped for it."""
+    system = record.resolved
+    seen = seen_machines(host, system)
+    present = {volume.volume_id for volume in host.volumes.volumes()}
+    for machine in system.machines:
+        subject = f"machine {system.name}/{machine.name}"
+        if any(volume.id not in present for volume in machine.volumes):
+            raise OperationalError(
+                Kind.CONFLICT,
+                subject,
+                "has no disks yet, so there is nothing to keep of it",
+                f"bring the system up first: `forkbed start {system.name}`",
+            )
+        now = seen.get(machine.id)
+        if now is None or now.power not in ALIVE:
+            continue
+        if now.running_digest != digests.definition_digest(system, machine):
+            raise OperationalError(
+                Kind.CONFLICT,
+                subject,
+                "waits for a restart: it runs with another definition than the one declared",
+                f"`forkbed restart {system.name}/{machine.name}` first",
+            )
+        refusal = host.cuts.refusal(machine.id) if memory else ""
+        if refusal:
+            raise OperationalError(
+                Kind.CONFLICT,
+                subject,
+                f"its memory cannot be cut while it runs: {refusal}",
+                "keep the disks alone: `forkbed snapshot --disks-only`, `forkbed fork --cold`",
+            )
+
+
+def cut_system(
+    host: Host, store: Store, record: SystemRecord, snapshot: Snapshot, *, hold: bool
+) -> tuple[Snapshot, Cut | None]:
+    """Make the cut; the snapshot with what came of each machine, and the cut whose memory may still be written.
+
+    None for a system of which nothing runs. On an error everything is as before.
+    """
+    system = record.resolved
+    seen = seen_machines(host, system)
+    try:
+        orders = _prepare(host, system, snapshot, seen)
+        quiesce = snapshot.kind is SnapshotKind.DISKS
+        cut = host.cuts.cut(snapshot.id, orders, hold=hold, quiesce=quiesce) if orders else None
+    except OperationalError:
+        take_back(host, store, snapshot)
+        raise
+    settle_volumes(host, system, snapshot.id)
+    effects = Effects(host, store, system)
+    for machine in system.machines:
+        if machine.id in seen:
+            effects.define(machine)
+    outcomes = {outcome.machine_id: outcome for outcome in cut.outcomes} if cut is not None else {}
+    machines = tuple(
+        _machine_cut(machine.id, machine.name, seen.get(machine.id), outcomes.get(machine.id))
+        for machine in system.machines
+    )
+    snapshot = replace(snapshot, machines=machines)
+    store.save_snapshot(snapshot)
+    return snapshot, cut
+
+
+def complete_snapshot(
+    host: Host, store: Store, snapshot: Snapshot, cut: Cut | None, progress: Progress
+) -> Snapshot:
+    """Wait until its memory is kept, and say that it is complete."""
+    sizes = cut.await_memory(progress) if cut is not None else {}
+    machines = tuple(
+        replace(machine, memory_bytes=sizes.get(machine.machine_id, 0)) for machine in snapshot.machines
+    )
+    snapshot = replace(snapshot, machines=machines, status=SnapshotStatus.COMPLETE)
+    store.save_snapshot(snapshot)
+    write_snapshot_sidecar(host, snapshot)
+    return snapshot
+
+
+def settle_volumes(host: Host, system: ResolvedSystem, snapshot_id: SnapshotId) -> None:
+    """Record for each volume whether its machine's writes moved on to the overlay of the cut."""
+    for machine in system.machines:
+        in_use = host.cuts.disks_in_use(machine.id)
+        for volume in machine.volumes:
+            if host.volume_cuts.prepared_cuts().get(volume.id) == snapshot_id:
+                files = in_use.get(host.volumes.attachment(volume).serial)
+                host.volume_cuts.finish_cut(volume.id, snapshot_id, files[0] if files else None)
+
+
+def take_back(host: Host, store: Store, snapshot: Snapshot) -> None:
+    """Remove a snapshot that was not completed: its machines run on, on one layer more."""
+    settle_volumes(host, snapshot.resolved, snapshot.id)
+    drop_snapshot(host, store, snapshot)
+
+
+def drop_snapshot(host: Host, store: Store, snapshot: Snapshot) -> None:
+    """Remove a snapshot with its memory; layers that something stands on stay."""
+    if store.snapshot(snapshot.id) is not None:
+        store.save_snapshot(replace(snapshot, status=SnapshotStatus.REMOVING))
+    host.cuts.remove_memory(snapshot.id)
+    host.volume_cuts.release_cut(snapshot.id)
+    forget_snapshot(host, snapshot.id)
+    store.delete_snapshot(snapshot.id)
+
+
+def _prepare(
+    host: Host,
+    system: ResolvedSystem,
+    snapshot: Snapshot,
+    seen: Mapping[MachineId, HypervisorMachine],
+) -> list[CutOrder]:
+    orders = []
+    for machine in system.machines:
+        disks = tuple(
+            DiskCut(
+                host.volumes.attachment(volume).serial, host.volume_cuts.prepare_cut(volume.id, snapshot.id)
+            )
+            for volume in machine.volumes
+        )
+        now = seen.get(machine.id)
+        if now is not None and now.power in ALIVE:
+            orders.append(CutOrder(machine.id, disks, memory=snapshot.kind is SnapshotKind.LIVE))
+    return orders
+
+
+def _machine_cut(
+    machine_id: MachineId, name: str, seen: HypervisorMachine | None, outcome: CutOutcome | None
+) -> MachineCut:
+    if outcome is None:
+        return MachineCut(machine_id, name, seen.power if seen is not None else Power.OFF)
+    return MachineCut(
+        machine_id=machine_id,
+        name=name,
+        power=outcome.power,
+        method=outcome.method,
+        frozen_at=outcome.frozen_at,
+        resumed_at=outcome.resumed_at,
+        quiesced=outcome.quiesced,
+        note=outcome.note,
+    )
