@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import SnapshotId, SystemId
@@ -18,7 +18,13 @@ from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatu
 from forkbed.core.systems.branch import branch_goal
 from forkbed.core.systems.goal import Goal
 from forkbed.engine.branch_goals import FORK_GOAL, ROLLBACK_GOAL, SNAPSHOT_GOAL, ForkGoal, RollbackGoal
-from forkbed.engine.cutting import complete_snapshot, cut_system, drop_snapshot, take_back
+from forkbed.engine.cutting import (
+    complete_snapshot,
+    cut_system,
+    drop_snapshot,
+    machine_summary,
+    take_back,
+)
 from forkbed.engine.folding import fold_system
 from forkbed.engine.life import Life
 from forkbed.engine.planloop import PlanLoop
@@ -262,7 +268,7 @@ class BranchRunner:
 
 
 class _TakenBack:
-    """Leaves nothing of a snapshot if what it was made for fails, unless this controller ends: then the next does it."""
+    """Leaves nothing of a snapshot if what it was made for fails; if this controller ends, the next one sees to it."""
 
     def __init__(self, around: Surroundings, snapshot_id: SnapshotId) -> None:
         self._around = around
@@ -284,22 +290,7 @@ def snapshot_result(snapshot: Snapshot) -> Result:
         "snapshot": snapshot.name,
         "cut_at": snapshot.cut_at,
         "skew_s": snapshot.skew_s,
-        "machines": [
-            {
-                "name": machine.name,
-                "power": str(machine.power),
-                "method": str(machine.method),
-                "frozen_s": (
-                    machine.resumed_at - machine.frozen_at
-                    if machine.resumed_at is not None and machine.frozen_at is not None
-                    else None
-                ),
-                "memory_bytes": machine.memory_bytes,
-                "quiesced": machine.quiesced,
-                "note": machine.note,
-            }
-            for machine in snapshot.machines
-        ],
+        "machines": [asdict(machine_summary(machine)) for machine in snapshot.machines],
     }
 
 

@@ -16,6 +16,7 @@ from forkbed.core.systems import digests
 from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.spec import ResolvedSystem
 from forkbed.core.systems.view import Power
+from forkbed.engine.branching import MachineCutSummary
 from forkbed.engine.effects import Effects
 from forkbed.engine.host import Host
 from forkbed.engine.sidecars import forget_snapshot, write_snapshot_sidecar
@@ -134,6 +135,23 @@ def drop_snapshot(host: Host, store: Store, snapshot: Snapshot) -> None:
     host.volume_cuts.release_cut(snapshot.id)
     forget_snapshot(host, snapshot.id)
     store.delete_snapshot(snapshot.id)
+
+
+def machine_summary(machine: MachineCut) -> MachineCutSummary:
+    """What people are told of one machine of a cut."""
+    frozen_s = None
+    if machine.frozen_at is not None and machine.resumed_at is not None:
+        frozen_s = machine.resumed_at - machine.frozen_at
+    return MachineCutSummary(
+        name=machine.name,
+        power=machine.power,
+        method=machine.method,
+        frozen_at=machine.frozen_at,
+        frozen_s=frozen_s,
+        memory_bytes=machine.memory_bytes,
+        quiesced=machine.quiesced,
+        note=machine.note,
+    )
 
 
 def _prepare(

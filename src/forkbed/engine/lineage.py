@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 
 from forkbed.base.ids import SnapshotId
 from forkbed.core.networks.intents import Intent
-from forkbed.core.snapshots.records import MachineCut, Snapshot, SnapshotStatus
+from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.core.systems.spec import ResolvedNetwork, UplinkKind
 from forkbed.core.systems.view import SystemView
 from forkbed.engine.branching import (
     IntentView,
-    MachineCutSummary,
     SnapshotSummary,
     TreeKind,
     TreeNode,
 )
+from forkbed.engine.cutting import machine_summary
 from forkbed.engine.description import Description
 from forkbed.engine.host import Host
 from forkbed.engine.observation import observe_all
@@ -112,7 +112,7 @@ class Lineage:
             automatic=snapshot.automatic,
             own_bytes=disk_bytes + snapshot.memory_bytes,
             memory_bytes=snapshot.memory_bytes,
-            machines=tuple(_machine_cut(machine) for machine in snapshot.machines),
+            machines=tuple(machine_summary(machine) for machine in snapshot.machines),
             forks=tuple(other.name for other in systems if _began_at(other, snapshot.id)),
         )
 
@@ -186,19 +186,3 @@ def _origin_id(record: SystemRecord) -> SnapshotId | None:
 
 def _began_at(record: SystemRecord, snapshot_id: SnapshotId) -> bool:
     return _origin_id(record) == snapshot_id
-
-
-def _machine_cut(machine: MachineCut) -> MachineCutSummary:
-    frozen_s = None
-    if machine.frozen_at is not None and machine.resumed_at is not None:
-        frozen_s = machine.resumed_at - machine.frozen_at
-    return MachineCutSummary(
-        name=machine.name,
-        power=machine.power,
-        method=machine.method,
-        frozen_at=machine.frozen_at,
-        frozen_s=frozen_s,
-        memory_bytes=machine.memory_bytes,
-        quiesced=machine.quiesced,
-        note=machine.note,
-    )
