@@ -120,7 +120,7 @@ def test_dnsmasq_that_cannot_start_is_told_in_its_own_words(world: World) -> Non
             world.ensure(net, a)
     assert "Address already in use" in failed.value.details[-1]
     assert world.health() == {"net1": False}
-    assert not [line for line in run("ps -eo args").splitlines() if "keep-dnsmasq" in line]
+    assert not [line for line in run("ps -eo args").splitlines() if "keep-program" in line]
     assert world.ensure(net, a) == "changed"
 
 

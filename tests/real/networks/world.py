@@ -47,6 +47,7 @@ SYSTEM = "boss-ops"
 HOST = Path("/proc/1/ns/net")
 WORLD = namespaces.path_of("world")
 RUNTIME = Path("/run/forkbed")
+STATE = Path("/run/forkbed-state")
 SOON_S = 5.0
 NEVER_S = 0.3
 """How long to wait for what should not come, where nothing that must come can be waited for instead."""
@@ -202,7 +203,7 @@ class World:
 
     def driver(self) -> LinuxNetworks:
         """Another instance with the same settings, as after a restart."""
-        return LinuxNetworks(INSTALLATION, RUNTIME, POOL, resolvers=[Path("/run/resolv.conf")])
+        return LinuxNetworks(INSTALLATION, RUNTIME, STATE, POOL, resolvers=[Path("/run/resolv.conf")])
 
     def ensure(
         self, network: ResolvedNetwork, *members: ResolvedMachine, digest: str = "d1", system: str = SYSTEM

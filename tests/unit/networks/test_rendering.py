@@ -138,6 +138,7 @@ def test_dnsmasq_files(nat: bool) -> None:
             mtu=1442,
             is_way_out=nat,
             resolvers=Path("/etc/resolv.conf") if nat else None,
+            recorded=False,
             user="dnsmasq",
             leases=tuple(dnsmasq.Lease(m.nics[0].mac, m.nics[0].address, m.name) for m in (BOSS, OPS)),
         )

@@ -2,7 +2,7 @@
 
 Every machine's name resolves as `name` and `name.SYSTEM`, to its addresses on this network; nothing that a
 guest says of itself gets into the names. Known MACs get their one address for ever, unknown ones get none.
-With NAT other names are asked of the host's resolvers, else they do not exist.
+With NAT other names are asked of the host's resolvers, in a fork of the recorder; else they do not exist.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from forkbed.drivers.networks import recorder
+from forkbed.drivers.networks.keeper import Program
 from forkbed.drivers.networks.service_rules import INSIDE
 
 CONFIGURATION = "dnsmasq.conf"
 NAMES = "names"
 HOSTS = "dhcp-hosts"
 PID = "dnsmasq.pid"
-READ_AGAIN = frozenset({NAMES, HOSTS})
-"""Files that dnsmasq reads again when told; a change of the others needs a start."""
+_LARGEST_LOG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class NameService:
-    """What dnsmasq's files depend on. `resolvers` is a resolv.conf whose servers answer other names, or None."""
+    """What dnsmasq's files depend on.
+
+    Other names are answered by the servers of the resolv.conf `resolvers`, by the recorder if they are `recorded`, by
+    nobody else.
+    """
 
     directory: Path
     system_name: str
@@ -42,8 +47,24 @@ class NameService:
     mtu: int
     is_way_out: bool
     resolvers: Path | None
+    recorded: bool
     user: str
     leases: tuple[Lease, ...]
+
+
+def program(directory: Path) -> Program:
+    """How dnsmasq is run on the files in `directory`."""
+    return Program(
+        name="dnsmasq",
+        command=("dnsmasq", "--keep-in-foreground", "--conf-file="),
+        configuration=CONFIGURATION,
+        pid=PID,
+        keeper_pid="keeper.pid",
+        log="dnsmasq.log",
+        largest_file_bytes=_LARGEST_LOG_BYTES,
+        read_again=frozenset({NAMES, HOSTS}),
+        has_read=f"read {directory / HOSTS}",
+    )
 
 
 def render_files(service: NameService) -> dict[str, str]:
@@ -105,7 +126,13 @@ def _configuration(service: NameService) -> str:
 
 
 def _elsewhere(service: NameService) -> list[str]:
-    """How names outside the system are answered; IPv6 addresses would lead nowhere."""
+    """How names outside the system are answered; IPv6 addresses would lead nowhere.
+
+    The recorder is told who asks, by dnsmasq and not by the guest, and it is told each time.
+    """
+    if service.recorded:
+        to_recorder = f"server={recorder.LOOPBACK}#{recorder.NAMES_PORT}"
+        return ["no-resolv", to_recorder, "strip-subnet", "add-subnet=32", "cache-size=0"]
     if service.resolvers is None:
         return ["no-resolv", "address=/#/"]
     return [f"resolv-file={service.resolvers}", "filter-AAAA"]

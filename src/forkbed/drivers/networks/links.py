@@ -199,12 +199,13 @@ class Links:
                 self._route(action, dst=f"{address}/32", oif=link.index, scope=_SCOPE_LINK)
         return present != wanted
 
-    def ensure_everything_local(self) -> bool:
-        """Take all addresses for the namespace's own that no other route leads to."""
-        for route in self._netlink.get_routes(family=AF_INET, table=_MAIN_TABLE, type=_LOCAL):
-            if route["dst_len"] == 0:
-                return False
-        self._route("add", dst="0.0.0.0/0", oif=self._need("lo").index, type="local", scope=_SCOPE_HOST)
+    def ensure_everything_local(self, *, wanted: bool) -> bool:
+        """Take all addresses for the namespace's own that no other route leads to, or only its own ones."""
+        routes = self._netlink.get_routes(family=AF_INET, table=_MAIN_TABLE, type=_LOCAL)
+        if any(route["dst_len"] == 0 for route in routes) is wanted:
+            return False
+        action = "add" if wanted else "del"
+        self._route(action, dst="0.0.0.0/0", oif=self._need("lo").index, type="local", scope=_SCOPE_HOST)
         return True
 
     def _route(self, action: str, **route: Any) -> None:

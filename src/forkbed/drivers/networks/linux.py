@@ -22,12 +22,23 @@ from pathlib import Path
 
 from forkbed.base.ids import InstallationId, NetworkId, SystemId
 from forkbed.core.networks import names
+from forkbed.core.networks.intents import Intent
 from forkbed.core.networks.publications import publications
 from forkbed.core.networks.recording import outside
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, UplinkKind
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import NetworkView
-from forkbed.drivers.networks import dnsmasq, filters, host_rules, namespaces, nft
+from forkbed.drivers.networks import (
+    dnsmasq,
+    filters,
+    host_rules,
+    intent_files,
+    namespaces,
+    nft,
+    recorder,
+    recorder_program,
+)
+from forkbed.drivers.networks.kept_intents import KeptIntents
 from forkbed.drivers.networks.links import Link, Links
 from forkbed.drivers.networks.records import Record, Records, write_if_changed
 from forkbed.drivers.networks.refusals import refuse_conflicts
@@ -46,6 +57,7 @@ class LinuxNetworks:
         self,
         installation: InstallationId,
         runtime_dir: Path,
+        state_dir: Path,
         transit_pool: IPv4Network,
         *,
         mtu: int = MTU,
@@ -55,6 +67,7 @@ class LinuxNetworks:
         self._directory = runtime_dir / "networks"
         self._published = runtime_dir / "published.json"
         self._records = Records(self._directory)
+        self._intents = KeptIntents(state_dir / "intents")
         self._transit_pool = transit_pool
         self._mtu = mtu
         self._resolvers = resolvers
@@ -64,6 +77,8 @@ class LinuxNetworks:
         records = self._records.read_all()
         prefix = names.namespace_prefix(self._installation)
         present = {NetworkId(name.removeprefix(prefix)) for name in namespaces.names(prefix)}
+        owners = self._intents.owners()
+        present |= owners.keys()
         if not records and not present:
             return []
         with Links() as links:
@@ -73,7 +88,8 @@ class LinuxNetworks:
         for network_id in sorted(present | set(records)):
             record = records.get(network_id)
             if record is None:
-                views.append(NetworkView(network_id, SystemId(""), "", healthy=False))
+                owner = owners.get(network_id, SystemId(""))
+                views.append(NetworkView(network_id, owner, "", healthy=False))
                 continue
             healthy = self._tables_of(record) <= tables and self._has_parts(record, interfaces)
             views.append(NetworkView(network_id, record.system_id, record.digest, healthy))
@@ -106,9 +122,11 @@ class LinuxNetworks:
                 changed |= segment.remove()
             else:
                 files = self._dnsmasq_files(wanted, system_name, network, members)
-                outside = _outside(network, members) if wanted.recorded else None
-                spec = SegmentSpec(wanted, network, self._transit_pool, self._mtu, files, outside)
+                recorded = self._outside(wanted, network, members) if wanted.recorded else None
+                spec = SegmentSpec(wanted, network, self._transit_pool, self._mtu, files, recorded)
                 changed |= segment.ensure(spec)
+            if not wanted.recorded:
+                self._intents.remove(network.id)
             self._tell_published()
             self._records.write(complete)
             return Effect.CHANGED if changed else Effect.ALREADY
@@ -118,6 +136,7 @@ class LinuxNetworks:
         with self._records.lock():
             removed = self._records.directory(network_id).exists()
             removed |= self._segment(network_id).remove()
+            removed |= self._intents.remove(network_id)
             table = ("bridge", names.bridge_name(self._installation, network_id))
             if table in nft.tables():
                 nft.apply(host_rules.remove_table(*table), subject=f"filters of network {network_id}")
@@ -126,6 +145,10 @@ class LinuxNetworks:
             nft.ensure([self._host_rules()], subject="filters of the networks")
             self._tell_published()
             return Effect.CHANGED if removed else Effect.ALREADY
+
+    def intents(self, network_id: NetworkId, *, after: int, limit: int) -> Sequence[Intent]:
+        """See `Recorder.intents`. Where older ones were given up, the first one says how many."""
+        return intent_files.read(self._intents.directory(network_id), after=after, limit=limit)
 
     def bridge_name(self, network: ResolvedNetwork) -> str:
         """See `Networks.bridge_name`."""
@@ -214,9 +237,29 @@ class LinuxNetworks:
                 mtu=self._mtu,
                 is_way_out=record.nat or record.recorded,
                 resolvers=resolvers,
+                recorded=record.recorded,
                 user=_dnsmasq_user(directory),
                 leases=tuple(leases),
             )
+        )
+
+    def _outside(
+        self, record: Record, network: ResolvedNetwork, members: Sequence[ResolvedMachine]
+    ) -> Outside:
+        machines = [port.address for port in guest_ports(network, members)]
+        is_shared = bool(network.spec.bridge)
+        neighbours = outside.leads_to_neighbours(machines, is_shared=is_shared)
+        settings = recorder.Settings(
+            intents=self._intents.make(network.id, record.system_id),
+            pid_file=self._records.directory(network.id) / recorder_program.PID,
+            user="nobody",
+            gateway=network.gateway,
+            pool=outside.name_pool(network.spec.subnet),
+        )
+        return Outside(
+            inside=outside.inside(network.spec.subnet, network.gateway, machines, is_shared=is_shared),
+            only_reaches=tuple(a for a in machines if a is not None) if neighbours else (),
+            settings=settings.as_text(),
         )
 
     def _tell_published(self) -> None:
@@ -261,16 +304,6 @@ def guest_ports(
             is_fixed = not given_outside or machine.spec.nics[index].address is not None
             ports.append(filters.GuestPort(nic.tap, nic.mac, nic.address if is_fixed else None))
     return tuple(ports)
-
-
-def _outside(network: ResolvedNetwork, members: Sequence[ResolvedMachine]) -> Outside:
-    machines = [port.address for port in guest_ports(network, members)]
-    is_shared = bool(network.spec.bridge)
-    neighbours = outside.leads_to_neighbours(machines, is_shared=is_shared)
-    return Outside(
-        inside=outside.inside(network.spec.subnet, network.gateway, machines, is_shared=is_shared),
-        only_reaches=tuple(a for a in machines if a is not None) if neighbours else (),
-    )
 
 
 def _dnsmasq_user(directory: Path) -> str:

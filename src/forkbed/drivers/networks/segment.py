@@ -12,8 +12,8 @@ from forkbed.core.networks import names
 from forkbed.core.networks.addresses import derive_mac
 from forkbed.core.networks.publications import ANY_ADDRESS
 from forkbed.core.systems.spec import ResolvedNetwork
-from forkbed.drivers.networks import namespaces, nft, service_rules
-from forkbed.drivers.networks.keeper import Keeper
+from forkbed.drivers.networks import dnsmasq, namespaces, nft, recorder_program, service_rules
+from forkbed.drivers.networks.keeper import Keeper, Program
 from forkbed.drivers.networks.links import Link, Links, ensure_sysctl
 from forkbed.drivers.networks.records import Record
 
@@ -35,13 +35,14 @@ _SERVICE_SYSCTLS = {
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What leads to a fork's recorder: every destination that is not `inside`.
+    """What leads to a fork's recorder, which runs with `settings`: every destination that is not `inside`.
 
     With `only_reaches` these addresses alone are machines of the subnet, and the gateway answers for all others.
     """
 
     inside: tuple[IPv4Network, ...]
     only_reaches: tuple[IPv4Address, ...]
+    settings: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,18 @@ class Segment:
         """Make what is missing and correct what differs; returns whether there was anything."""
         path = namespaces.path_of(self.namespace)
         changed = namespaces.ensure(self.namespace)
+        recorder, is_begun = self._recorder(spec.record.label), False
+        if spec.outside is None:
+            changed |= recorder.ensure_absent()
+        else:  # first, since it takes the longest to start
+            is_begun = recorder.begin({recorder_program.SETTINGS: spec.outside.settings})
         changed |= namespaces.run_inside(path, lambda: _ensure_sysctls(spec))
         changed |= self._ensure_host_links(spec, namespaces.run_inside(path, _indices))
         changed |= namespaces.run_inside(path, lambda: self._ensure_inside(spec))
-        changed |= self._keeper(spec.record.label).ensure(spec.dnsmasq_files)
-        return changed
+        changed |= self._dnsmasq(spec.record.label).ensure(spec.dnsmasq_files)
+        if is_begun:
+            recorder.await_service()
+        return changed or is_begun
 
     def is_whole(self, record: Record, interfaces: Mapping[str, Link]) -> bool:
         """Whether every part that shows outside of the namespace is there and runs."""
@@ -102,19 +110,27 @@ class Segment:
             and service.has_carrier
             and service.master_index == bridge.index
             and (record.transit is None or (transit is not None and transit.has_carrier))
-            and self._keeper(record.label).is_healthy()
+            and self._dnsmasq(record.label).is_healthy()
+            and (not record.recorded or self._recorder(record.label).is_healthy())
         )
 
     def remove(self) -> bool:
-        """End dnsmasq, take interfaces and namespace away; returns whether there were any."""
-        removed = self._keeper(self.network_id).stop()
+        """End the programs, take interfaces and namespace away; returns whether there were any."""
+        removed = self._dnsmasq(self.network_id).stop()
+        removed |= self._recorder(self.network_id).ensure_absent()
         with Links() as links:
             for name in (self.transit, self.service_port, self.bridge):
                 removed |= links.ensure_absent(name)
         return namespaces.remove(self.namespace) or removed
 
-    def _keeper(self, label: str) -> Keeper:
-        return Keeper(self.directory, namespaces.path_of(self.namespace), f"network {label}")
+    def _dnsmasq(self, label: str) -> Keeper:
+        return self._keeper(dnsmasq.program(self.directory), label)
+
+    def _recorder(self, label: str) -> Keeper:
+        return self._keeper(recorder_program.program(), label)
+
+    def _keeper(self, program: Program, label: str) -> Keeper:
+        return Keeper(program, self.directory, namespaces.path_of(self.namespace), f"network {label}")
 
     def _ensure_host_links(self, spec: SegmentSpec, inside: Mapping[str, int]) -> bool:
         path = namespaces.path_of(self.namespace)
@@ -123,7 +139,7 @@ class Segment:
             peer = service_rules.INSIDE
             if links.ensure_veth(self.service_port, peer, path, inside.get(peer), spec.mtu):
                 # dnsmasq is bound to an interface that is gone, if it runs.
-                self._keeper(spec.record.label).stop()
+                self._dnsmasq(spec.record.label).stop()
                 changed = True
             changed |= links.ensure_master(self.service_port, self.bridge)
             changed |= links.ensure_up(self.service_port)
@@ -158,9 +174,8 @@ class Segment:
                 changed |= links.ensure_only_address(service_rules.UPLINK, transit)
                 changed |= links.ensure_up(service_rules.UPLINK)
                 changed |= links.ensure_default_route(record.transit_host())
-            if spec.outside is not None:
-                changed |= links.ensure_neighbours(service_rules.INSIDE, neighbours)
-                changed |= links.ensure_everything_local()
+            changed |= links.ensure_neighbours(service_rules.INSIDE, neighbours)
+            changed |= links.ensure_everything_local(wanted=spec.outside is not None)
         return changed
 
     def _service_rules(self, spec: SegmentSpec) -> nft.Rules:

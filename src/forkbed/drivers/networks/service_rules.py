@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from forkbed.core.networks.publications import Publication
 from forkbed.core.systems.spec import Protocol
+from forkbed.drivers.networks import recorder
 from forkbed.drivers.networks.filters import render_set, replace_table
 
 TABLE = "forkbed"
@@ -27,9 +28,6 @@ INSIDE = "eth0"
 
 UPLINK = "uplink"
 """The namespace's interface towards the host."""
-
-RECORDER_PORT = 4000
-"""At 127.0.0.1, for TCP and UDP: where what guests send elsewhere is handed to the recorder."""
 
 _MARK_RECORDED = 0x0FBD0003
 """On packets that were handed to the recorder."""
@@ -103,6 +101,7 @@ def _recorded(service: ServiceNamespace) -> str:
     inside = render_set(
         "inside", "type ipv4_addr; flags interval", [str(network) for network in service.inside]
     )
+    listener = f"{recorder.LOOPBACK}:{recorder.PORT}"
     return f"""{inside}
 	chain not_tracked {{
 		type filter hook prerouting priority raw; policy accept;
@@ -116,7 +115,7 @@ def _recorded(service: ServiceNamespace) -> str:
 		type filter hook prerouting priority mangle; policy accept;
 		iifname != "{INSIDE}" accept
 		ip daddr @inside accept
-		meta l4proto {{ tcp, udp }} tproxy ip to 127.0.0.1:{RECORDER_PORT} meta mark set {_MARK_RECORDED:#010x} accept
+		meta l4proto {{ tcp, udp }} tproxy ip to {listener} meta mark set {_MARK_RECORDED:#010x} accept
 	}}"""
 
 
