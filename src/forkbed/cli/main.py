@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from forkbed.base.errors import Kind, OperationalError
@@ -69,6 +70,10 @@ would be lost, 8 a tool or the host failed; `exec` and `ssh`: the command's own.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # notes and names may hold what the terminal cannot show
     try:
         if words and words[0] == "__complete":
             from forkbed.cli.completing import complete

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pty
 import select
@@ -17,9 +18,12 @@ from pathlib import Path
 import pytest
 
 from forkbed.base.errors import Kind
+from forkbed.core.networks.intents import IntentKind
 from forkbed.core.operations.records import OperationStatus, StepStatus
 from forkbed.core.systems.bundle import ManifestBundle
+from forkbed.engine.branching import TreeKind, TreeNode
 from forkbed.engine.requests import UpOptions
+from forkbed.ports.guests import CommandRequest
 from tests.unit.api.fake import FakeController
 from tests.unit.cli.conftest import Cli, ProcessCli, command_line, environment_of
 
@@ -187,6 +191,39 @@ def test_the_console_is_left_with_its_escape(
     _eventually(lambda: controller.consoles[-1].closed)
 
 
+@pytest.mark.parametrize("words", [("ssh", "try/boss"), ("exec", "-t", "try/boss", "--", "sh")])
+def test_a_session_in_a_fork_begins_with_saying_so(
+    terminal: Callable[..., Terminal], controller: FakeController, words: tuple[str, ...]
+) -> None:
+    controller.make_fork("try", controller.systems()[0])
+    session = terminal(*words)
+    session.expect(b"# " if os.getuid() == 0 else b"$ ")
+    assert b"forkbed: try/boss: fork of boss-ops, cut " in session.seen
+    assert b"; isolated\r\n" in session.seen
+    request = controller.calls[-1][1]
+    assert isinstance(request, CommandRequest)
+    assert request.mark == "fork of boss-ops"
+    session.type(b"exit\r")
+    assert session.end() == 0
+
+
+def test_the_console_of_a_fork_begins_with_saying_so(
+    process_cli: ProcessCli, controller: FakeController
+) -> None:
+    controller.make_fork("try", controller.systems()[0])
+    done = process_cli("console", "try/boss", stdin=b"root\r")
+    assert done.stderr.startswith(b"forkbed: try/boss: fork of boss-ops, cut ")
+    assert b"fork" not in process_cli("console", "boss-ops/boss", stdin=b"root\r").stderr
+
+
+def test_a_command_in_a_fork_has_its_standard_error_to_itself(
+    process_cli: ProcessCli, controller: FakeController
+) -> None:
+    controller.make_fork("try", controller.systems()[0])
+    assert process_cli("exec", "try/boss", "--", "true").stderr == b""
+    assert process_cli("ssh", "try/boss", "--", "true").stderr == b""
+
+
 def test_the_console_ends_with_its_piped_input(process_cli: ProcessCli, controller: FakeController) -> None:
     done = process_cli("console", "boss-ops/boss", stdin=b"root\r")
     assert done.returncode == 0
@@ -209,6 +246,37 @@ def test_following_logs_and_events(socket: Path, controller: FakeController) -> 
         assert b'"second"' in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 130
+
+
+def test_intents_are_followed(socket: Path, controller: FakeController) -> None:
+    controller.make_fork("try", controller.systems()[0])
+    controller.attempt(IntentKind.TCP, port=22)
+    with _started(socket, "intents", "try", "--follow") as process:
+        assert process.stdout
+        assert process.stdout.readline().endswith(b"  boss  tcp 203.0.113.7:22: hi\n")
+        controller.attempt(IntentKind.DNS, port=53, name="example.org", type="A")
+        assert process.stdout.readline().endswith(b"  boss  dns A example.org\n")
+        controller.fork_summaries.clear()
+        assert process.wait(15) == Kind.NOT_FOUND.exit_status
+    controller.make_fork("try", controller.systems()[0])
+    with _started(socket, "intents", "try", "-f", "--json", "--tail", "1") as process:
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["cursor"] == 2
+
+
+def test_logs_for_programs_are_text(socket: Path, controller: FakeController) -> None:
+    controller.log = "größe\n".encode()
+    with _started(socket, "logs", "boss-ops/boss", "--follow", "--json") as process:
+        assert process.stdout
+        assert json.loads(process.stdout.readline()) == {"machine": "boss-ops/boss", "text": "größe\n"}
+
+
+def test_what_the_terminal_cannot_show_is_escaped(socket: Path, controller: FakeController) -> None:
+    controller.roots = [TreeNode(TreeKind.SYSTEM, "boss-ops", 1.0, "up", 0, "größer")]
+    environment = {**environment_of(socket), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command_line("tree"), env=environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"gr\\xf6\\xdfer\n")
 
 
 def test_an_interrupt_ends_only_the_waiting(socket: Path, controller: FakeController) -> None:

@@ -195,3 +195,37 @@ def test_the_agent_script_streams_through_files(tmp_path: Path) -> None:
     assert (tmp_path / "forkbed-t.stderr").read_bytes() == b"bad\n"
     run(["/bin/sh", "-c"], script_in(tmp_path, scripts.end_script("t")))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_log_in_shell_gets_the_mark_by_its_environment(tmp_path: Path, shell: list[str]) -> None:
+    own = tmp_path / "shell"
+    own.write_text('#!/bin/sh\nprintf "%s|%s|%s" "$*" "$debian_chroot" "$PS1"\n')
+    own.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "SHELL": str(own)}
+
+    def started(mark: str) -> str:
+        script = scripts.shell_script("root", mark)
+        return subprocess.run([*shell, script], env=environment, capture_output=True, text=True).stdout
+
+    assert started("fork of boss-ops") == "-l|fork of boss-ops|(fork of boss-ops) $PWD # "
+    assert started("").startswith("-l||")
+
+
+@pytest.mark.parametrize(
+    ("help_text", "called"),
+    [
+        ("-w, --whitelist-environment <list>", "-w debian_chroot,PS1 - app: fork of a"),
+        ("no such thing", "- app: fork of a"),
+    ],
+)
+def test_another_users_shell_gets_it_where_su_can(tmp_path: Path, help_text: str, called: str) -> None:
+    su = tmp_path / "su"
+    su.write_text(
+        f'#!/bin/sh\nif [ "$1" = --help ]; then echo "{help_text}"; else echo "$*: $debian_chroot"; fi\n'
+    )
+    su.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = scripts.shell_script("app", "fork of a")
+    done = subprocess.run(["/bin/sh", "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == called
