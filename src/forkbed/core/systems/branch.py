@@ -154,7 +154,7 @@ def _wanted(cut: MachineCut | None, *, cold: bool) -> Wanted:
 
 def _isolated_network(spec: NetworkSpec) -> NetworkSpec:
     leads_out = spec.uplink is not UplinkKind.NONE
-    return replace(spec, uplink=UplinkKind.RECORDED if leads_out else UplinkKind.NONE, bridge="")
+    return replace(spec, uplink=UplinkKind.RECORDED if leads_out else UplinkKind.NONE)
 
 
 def _machines(

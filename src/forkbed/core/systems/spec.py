@@ -64,7 +64,7 @@ class NetworkSpec:
     name: str
     subnet: IPv4Network
     uplink: UplinkKind = UplinkKind.NONE
-    bridge: str = ""  # the host bridge, for UplinkKind.BRIDGE
+    bridge: str = ""  # the host bridge, for UplinkKind.BRIDGE; with RECORDED that of the original, if it was on one
     ipv6: Ipv6Policy = Ipv6Policy.BLOCK
 
 
