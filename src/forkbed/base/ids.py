@@ -20,6 +20,7 @@ VolumeId = NewType("VolumeId", str)
 ImageId = NewType("ImageId", str)  # BLAKE3, 64 hexadecimal digits
 OperationId = NewType("OperationId", str)
 SnapshotId = NewType("SnapshotId", str)
+RehearsalId = NewType("RehearsalId", str)
 
 _ALPHABET = "0123456789abcdefghijkmnpqrstuvwxyz"  # without l and o: they are read as 1 and 0
 NAME_PATTERN = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")

@@ -1,0 +1,1 @@
+"""Upgrades as recorded steps: what a rehearsal found, and whether it may be promoted."""
