@@ -11,6 +11,7 @@ from typing import Protocol
 
 from forkbed.core.operations.records import Event, Operation
 from forkbed.core.systems.bundle import ManifestBundle
+from forkbed.engine.branching import BranchingApi
 from forkbed.engine.requests import (
     GarbageReport,
     OperationDetail,
@@ -27,8 +28,11 @@ from forkbed.ports.hypervisor import ConsoleStream
 from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 
 
-class ControllerApi(Protocol):
-    """Every method may block; none needs the caller to hold anything between calls."""
+class ControllerApi(BranchingApi, Protocol):
+    """Every method may block; none needs the caller to hold anything between calls.
+
+    What is asked about snapshots and forks is in `BranchingApi`.
+    """
 
     # systems
     def plan(self, bundle: ManifestBundle, options: UpOptions) -> PlanView: ...

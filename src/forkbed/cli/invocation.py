@@ -91,7 +91,7 @@ def begin(arguments: Sequence[str]) -> Invocation:
         else:
             tokens.append(token)
         position += 1
-    if tokens and tokens[0] in _FOREIGN and wants_json:
+    if tokens and tokens[0] in _FOREIGN and wants_json and tokens[1:2] != ["exec"]:
         tokens.append("--json")
     if options["socket"] and options["lab"]:
         raise OperationalError(Kind.INVALID, "--socket", "contradicts --lab", "give one of them")

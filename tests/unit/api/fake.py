@@ -1,4 +1,4 @@
-"""A controller in memory that implements `ControllerApi` and `BranchingApi` with one system, `boss-ops`, the forks
+"""A controller in memory that implements `ControllerApi` with one system, `boss-ops`, the forks
 made of it, and one image.
 
 Its operations go where the test pushes them (`advance`), so that following, resuming and waiting are exact.

@@ -54,3 +54,4 @@ def test_what_makes_no_sense_is_refused(words: list[str]) -> None:
 
 def test_commands_with_a_json_option_of_their_own_get_it() -> None:
     assert begin(["--json", "doctor"]).tokens == ("doctor", "--json")
+    assert begin(["--json", "lab", "exec", "--", "ls"]).tokens == ("lab", "exec", "--", "ls")

@@ -20,7 +20,7 @@ from forkbed.api.contract import (
     snapshot_options,
 )
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS, problems
-from forkbed.api.server.context import Branching, Shared
+from forkbed.api.server.context import Api, Shared
 from forkbed.api.server.event_streams import follow_intents, stream_response
 from forkbed.api.server.operations import STREAM, LastEventId, SystemFilter
 from forkbed.api.server.systems import SystemName
@@ -35,7 +35,7 @@ router = APIRouter(tags=["snapshots and forks"])
     "/systems/{system}/snapshots", status_code=202, summary="Take a snapshot", responses=WRITE_PROBLEMS
 )
 def snapshot(
-    system: SystemName, body: SnapshotBody, api: Branching, request: Write, response: Response
+    system: SystemName, body: SnapshotBody, api: Api, request: Write, response: Response
 ) -> Operation:
     """Keep one instant of all machines of a system: disks, and memory unless `disks_only`. The operation's
     result holds `snapshot`, its name."""
@@ -43,7 +43,7 @@ def snapshot(
 
 
 @router.get("/systems/{system}/snapshots", summary="List a system's snapshots", responses=READ_PROBLEMS)
-def snapshots(system: SystemName, api: Branching) -> Sequence[SnapshotSummary]:
+def snapshots(system: SystemName, api: Api) -> Sequence[SnapshotSummary]:
     """The oldest first, with each machine's freeze. `automatic` ones were made for a fork or before a
     rollback."""
     return api.snapshots(system)
@@ -58,7 +58,7 @@ def snapshots(system: SystemName, api: Branching) -> Sequence[SnapshotSummary]:
 def snapshot_delete(
     system: SystemName,
     snapshot: Annotated[str, Path(description="The snapshot's name.")],
-    api: Branching,
+    api: Api,
     request: Write,
     response: Response,
 ) -> Operation:
@@ -73,7 +73,7 @@ def snapshot_delete(
     responses=WRITE_PROBLEMS,
 )
 def rollback(
-    system: SystemName, body: RollbackBody, api: Branching, request: Write, response: Response
+    system: SystemName, body: RollbackBody, api: Api, request: Write, response: Response
 ) -> Operation:
     """Make the system what it was at a snapshot. What that replaces is kept as a snapshot of its own, whose name
     the operation's result holds as `kept`."""
@@ -81,7 +81,7 @@ def rollback(
 
 
 @router.post("/systems/{system}/forks", status_code=202, summary="Fork a system", responses=WRITE_PROBLEMS)
-def fork(system: SystemName, body: ForkBody, api: Branching, request: Write, response: Response) -> Operation:
+def fork(system: SystemName, body: ForkBody, api: Api, request: Write, response: Response) -> Operation:
     """Make isolated copies of a running system, memory, disks and network identity included. The operation's
     result holds `forks` (the names of the new systems), `cut_at`, `skew_s` and `machines` (how long each stood
     still). Whoever may fork may read what the original keeps secret."""
@@ -89,14 +89,14 @@ def fork(system: SystemName, body: ForkBody, api: Branching, request: Write, res
 
 
 @router.post("/systems/{system}/discard", status_code=202, summary="Discard a fork", responses=WRITE_PROBLEMS)
-def discard(system: SystemName, api: Branching, request: Write, response: Response) -> Operation:
+def discard(system: SystemName, api: Api, request: Write, response: Response) -> Operation:
     """Remove a fork with its data. Layers that other systems stand on stay: the operation's result holds those
     systems as `kept_for`."""
     return accepted(api.discard(system, request), response)
 
 
 @router.get("/tree", summary="Show the lineage", responses=READ_PROBLEMS)
-def tree(api: Branching, system: SystemFilter = None) -> Sequence[TreeNode]:
+def tree(api: Api, system: SystemFilter = None) -> Sequence[TreeNode]:
     """Systems, and below each its snapshots and forks, the oldest first; with `system` the one tree that it
     belongs to."""
     return api.tree(system)
@@ -111,7 +111,7 @@ def tree(api: Branching, system: SystemFilter = None) -> Sequence[TreeNode]:
 async def intents(
     system: SystemName,
     http: HttpRequest,
-    api: Branching,
+    api: Api,
     shared: Shared,
     after: Annotated[int, Query(ge=0, lt=2**63, description="Only those with a higher cursor.")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000, description="At most so many.")] = 1000,
@@ -124,7 +124,7 @@ async def intents(
         start = after if last_event_id is None else last_event_id
         await run_in_threadpool(api.intents, system, after=start, limit=1)  # refuses what has none
         shared.threads.check_room()
-        return stream_response(follow_intents(shared, api, system, start))
+        return stream_response(follow_intents(shared, system, start))
     found = await run_in_threadpool(api.intents, system, after=after, limit=limit)
     return JSONResponse([encode(view) for view in found])
 
@@ -132,6 +132,6 @@ async def intents(
 @router.post(
     "/systems/{system}/fold", status_code=202, summary="Shorten chains of layers", responses=WRITE_PROBLEMS
 )
-def fold(system: SystemName, api: Branching, request: Write, response: Response) -> Operation:
+def fold(system: SystemName, api: Api, request: Write, response: Response) -> Operation:
     """Merge layers of the system's volumes while it runs, as far as snapshots and forks allow."""
     return accepted(api.fold(system, request), response)

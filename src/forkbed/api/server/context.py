@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from forkbed.api.controller import ControllerApi
 from forkbed.api.server.threads import StreamThreads
-from forkbed.engine.branching import BranchingApi
 
 UPLOAD_LIMIT_BYTES = 64 * 1024**3
 
@@ -36,11 +35,5 @@ async def _controller(connection: HTTPConnection) -> ControllerApi:
     return context.controller
 
 
-async def _branching(connection: HTTPConnection) -> BranchingApi:
-    context: Context = connection.app.state.context
-    return cast(BranchingApi, context.controller)
-
-
 Shared = Annotated[Context, Depends(_context)]
 Api = Annotated[ControllerApi, Depends(_controller)]
-Branching = Annotated[BranchingApi, Depends(_branching)]

@@ -21,7 +21,7 @@ from forkbed.api.server.context import Context
 from forkbed.api.server.threads import WAIT_S
 from forkbed.base.errors import OperationalError
 from forkbed.core.operations.records import Event, JournalEntry
-from forkbed.engine.branching import BranchingApi, IntentView
+from forkbed.engine.branching import IntentView
 from forkbed.engine.requests import OperationDetail
 
 T = TypeVar("T")
@@ -69,11 +69,11 @@ def follow_events(context: Context, after: int, system: str | None) -> AsyncIter
     return _follow(context, "event", after, wait, lambda event: event.sequence)
 
 
-def follow_intents(context: Context, branching: BranchingApi, fork: str, after: int) -> AsyncIterator[bytes]:
+def follow_intents(context: Context, fork: str, after: int) -> AsyncIterator[bytes]:
     """An `intent` for each one after that cursor, until the fork is gone."""
 
     def wait(last: int) -> Sequence[IntentView]:
-        return branching.wait_intents(fork, last, WAIT_S)
+        return context.controller.wait_intents(fork, last, WAIT_S)
 
     return _follow(context, "intent", after, wait, lambda view: view.cursor)
 

@@ -20,11 +20,12 @@ from forkbed.drivers import processes
 app = cyclopts.App(name="lab", help=__doc__)
 
 _HEADINGS = ("LAB", "STATE", "LIBVIRT", "SERVE", "PORTS ON 127.0.0.1", "OWNER")
+Json = Annotated[bool, cyclopts.Parameter(name="--json", help="For programs.")]
 Name = Annotated[str, cyclopts.Parameter(name=["--name", "-n"], help="Which lab.")]
 
 
 @app.command
-def up(*, name: Name = labs.DEFAULT_NAME, serve: bool = False) -> None:
+def up(*, name: Name = labs.DEFAULT_NAME, serve: bool = False, as_json: Json = False) -> None:
     """Start the lab; nothing happens if it runs already.
 
     Example: `forkbed lab up --serve`, then `forkbed lab exec -- forkbed list`
@@ -34,9 +35,13 @@ def up(*, name: Name = labs.DEFAULT_NAME, serve: bool = False) -> None:
     serve
         Start `forkbed serve` in it too.
     """
-    lab = labs.up(_lab_dir(), name)
+    lab_dir = _lab_dir()
+    lab = labs.up(lab_dir, name)
     if serve:
         lab.start_serve()
+    if as_json:
+        print(json.dumps(asdict(labs.view(lab_dir, name)), indent=2))
+        return
     print(f"lab {name} is up")
     print(f"  run commands in it:  forkbed lab exec{_option(name)} -- COMMAND")
     print(f"  libvirt:             virsh -c '{lab.libvirt_uri}'")
@@ -45,7 +50,7 @@ def up(*, name: Name = labs.DEFAULT_NAME, serve: bool = False) -> None:
 
 
 @app.command
-def down(*, name: Name = labs.DEFAULT_NAME, keep_state: bool = False) -> None:
+def down(*, name: Name = labs.DEFAULT_NAME, keep_state: bool = False, as_json: Json = False) -> None:
     """End the lab and everything in it, and remove its files.
 
     Example: `forkbed lab down --keep-state`
@@ -59,14 +64,14 @@ def down(*, name: Name = labs.DEFAULT_NAME, keep_state: bool = False) -> None:
         raise OperationalError(
             Kind.NOT_FOUND, f"lab {name}", "there is none of that name", "`forkbed lab status` shows the labs"
         )
-    print(f"lab {name} is down")
+    print(json.dumps({"name": name, "state_kept": keep_state}) if as_json else f"lab {name} is down")
 
 
 @app.command
 def status(
     *,
     name: Annotated[str | None, cyclopts.Parameter(name=["--name", "-n"], help="Only this lab.")] = None,
-    as_json: Annotated[bool, cyclopts.Parameter(name="--json", help="For programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show which labs there are, whether they run, and which ports they publish on 127.0.0.1.
 
