@@ -30,7 +30,7 @@ def fork(
     *,
     at: Annotated[str, Parameter(help="Fork this snapshot instead of now.")] = "",
     cold: Annotated[bool, Parameter(help="Disks only: the fork's machines boot.")] = False,
-    count: Annotated[int, Parameter(help="Make so many, called NAME-1, NAME-2, …")] = 1,
+    count: Annotated[int, Parameter(help="Make so many, 16 at most, called NAME-1, NAME-2, …")] = 1,
     expires: Expires = None,
     message: Message = "",
     no_wait: NoWait = False,
