@@ -13,6 +13,7 @@ import pytest
 
 from forkbed.base.ids import NetworkId, SystemId
 from forkbed.core.networks.publications import publications
+from forkbed.core.networks.recording import outside
 from forkbed.core.systems.spec import Ipv6Policy, Protocol, PublishSpec, UplinkKind
 from forkbed.drivers.networks import dnsmasq, filters, host_rules, service_rules
 from forkbed.drivers.networks.linux import guest_ports
@@ -97,10 +98,10 @@ def test_a_network_without_machines_has_filters_too() -> None:
 
 def test_host_rules() -> None:
     isolated = Record(NetworkId("net2"), SystemId("s"), "x/y", "fbt1st00000002", NAT.spec.subnet)
-    outside = Record(
+    on_bridge = Record(
         NetworkId("net3"), SystemId("s"), "x/z", "fbt1st00000003", NAT.spec.subnet, outside="br0"
     )
-    text = host_rules.render_host_rules(INSTALLATION, [record(), isolated, outside])
+    text = host_rules.render_host_rules(INSTALLATION, [record(), isolated, on_bridge])
     assert same_as_golden("host.nft", text)
 
 
@@ -127,8 +128,38 @@ def test_service_rules(nat: bool) -> None:
     assert same_as_golden(f"service-{'nat' if nat else 'none'}.nft", text)
 
 
-@pytest.mark.parametrize("nat", [True, False])
-def test_dnsmasq_files(nat: bool) -> None:
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_service_rules_of_a_fork(is_shared: bool) -> None:
+    addresses = [machine.nics[0].address for machine in (BOSS, OPS)]
+    text = service_rules.render_service_rules(
+        service_rules.ServiceNamespace(
+            subnet=NAT.spec.subnet,
+            gateway=NAT.gateway,
+            transit=None,
+            transit_pool=IPv4Network("198.19.0.0/16"),
+            nat=False,
+            publications=(),
+            inside=outside.inside(NAT.spec.subnet, NAT.gateway, addresses, is_shared=is_shared),
+        )
+    )
+    assert same_as_golden(f"service-recorded-{'shared' if is_shared else 'own'}.nft", text)
+
+
+def test_nothing_is_published_of_a_fork() -> None:
+    assert publications(network(uplink=UplinkKind.RECORDED), [BOSS, OPS]) == ()
+
+
+def test_in_a_fork_of_what_was_on_a_host_bridge_only_declared_addresses_are_held() -> None:
+    recorded = network(uplink=UplinkKind.RECORDED, bridge="br0")
+    members = [
+        machine("fixed", (recorded, "10.20.0.10"), declared=True),
+        machine("free", (recorded, "10.20.0.11")),
+    ]
+    assert [port.address for port in guest_ports(recorded, members)] == [IPv4Address("10.20.0.10"), None]
+
+
+@pytest.mark.parametrize("way_out", ["nat", "none", "recorded"])
+def test_dnsmasq_files(way_out: str) -> None:
     files = dnsmasq.render_files(
         dnsmasq.NameService(
             directory=Path("/run/forkbed/networks/net1"),
@@ -136,15 +167,15 @@ def test_dnsmasq_files(nat: bool) -> None:
             subnet=NAT.spec.subnet,
             gateway=NAT.gateway,
             mtu=1442,
-            is_way_out=nat,
-            resolvers=Path("/etc/resolv.conf") if nat else None,
-            recorded=False,
+            is_way_out=way_out != "none",
+            resolvers=Path("/etc/resolv.conf") if way_out == "nat" else None,
+            recorded=way_out == "recorded",
             user="dnsmasq",
             leases=tuple(dnsmasq.Lease(m.nics[0].mac, m.nics[0].address, m.name) for m in (BOSS, OPS)),
         )
     )
     text = "".join(f"--- {name}\n{content}" for name, content in files.items())
-    assert same_as_golden(f"dnsmasq-{'nat' if nat else 'none'}.txt", text)
+    assert same_as_golden(f"dnsmasq-{way_out}.txt", text)
 
 
 @pytest.mark.parametrize(

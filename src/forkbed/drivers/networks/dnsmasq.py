@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from forkbed.drivers.networks import recorder
 from forkbed.drivers.networks.keeper import Program
+from forkbed.drivers.networks.recorder.settings import LOOPBACK, NAMES_PORT
 from forkbed.drivers.networks.service_rules import INSIDE
 
 CONFIGURATION = "dnsmasq.conf"
@@ -131,7 +131,7 @@ def _elsewhere(service: NameService) -> list[str]:
     The recorder is told who asks, by dnsmasq and not by the guest, and it is told each time.
     """
     if service.recorded:
-        to_recorder = f"server={recorder.LOOPBACK}#{recorder.NAMES_PORT}"
+        to_recorder = f"server={LOOPBACK}#{NAMES_PORT}"
         return ["no-resolv", to_recorder, "strip-subnet", "add-subnet=32", "cache-size=0"]
     if service.resolvers is None:
         return ["no-resolv", "address=/#/"]

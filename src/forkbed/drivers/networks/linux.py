@@ -28,18 +28,11 @@ from forkbed.core.networks.recording import outside
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, UplinkKind
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import NetworkView
-from forkbed.drivers.networks import (
-    dnsmasq,
-    filters,
-    host_rules,
-    intent_files,
-    namespaces,
-    nft,
-    recorder,
-    recorder_program,
-)
-from forkbed.drivers.networks.kept_intents import KeptIntents
+from forkbed.drivers.networks import dnsmasq, filters, host_rules, namespaces, nft
 from forkbed.drivers.networks.links import Link, Links
+from forkbed.drivers.networks.recorder import files, program
+from forkbed.drivers.networks.recorder.kept import KeptIntents
+from forkbed.drivers.networks.recorder.settings import Settings
 from forkbed.drivers.networks.records import Record, Records, write_if_changed
 from forkbed.drivers.networks.refusals import refuse_conflicts
 from forkbed.drivers.networks.segment import Outside, Segment, SegmentSpec
@@ -121,9 +114,9 @@ class LinuxNetworks:
             if wanted.outside:
                 changed |= segment.remove()
             else:
-                files = self._dnsmasq_files(wanted, system_name, network, members)
+                names_files = self._dnsmasq_files(wanted, system_name, network, members)
                 recorded = self._outside(wanted, network, members) if wanted.recorded else None
-                spec = SegmentSpec(wanted, network, self._transit_pool, self._mtu, files, recorded)
+                spec = SegmentSpec(wanted, network, self._transit_pool, self._mtu, names_files, recorded)
                 changed |= segment.ensure(spec)
             if not wanted.recorded:
                 self._intents.remove(network.id)
@@ -148,7 +141,7 @@ class LinuxNetworks:
 
     def intents(self, network_id: NetworkId, *, after: int, limit: int) -> Sequence[Intent]:
         """See `Recorder.intents`. Where older ones were given up, the first one says how many."""
-        return intent_files.read(self._intents.directory(network_id), after=after, limit=limit)
+        return files.read(self._intents.directory(network_id), after=after, limit=limit)
 
     def bridge_name(self, network: ResolvedNetwork) -> str:
         """See `Networks.bridge_name`."""
@@ -249,9 +242,9 @@ class LinuxNetworks:
         machines = [port.address for port in guest_ports(network, members)]
         is_shared = bool(network.spec.bridge)
         neighbours = outside.leads_to_neighbours(machines, is_shared=is_shared)
-        settings = recorder.Settings(
+        settings = Settings(
             intents=self._intents.make(network.id, record.system_id),
-            pid_file=self._records.directory(network.id) / recorder_program.PID,
+            pid_file=self._records.directory(network.id) / program.PID,
             user="nobody",
             gateway=network.gateway,
             pool=outside.name_pool(network.spec.subnet),

@@ -12,9 +12,10 @@ from forkbed.core.networks import names
 from forkbed.core.networks.addresses import derive_mac
 from forkbed.core.networks.publications import ANY_ADDRESS
 from forkbed.core.systems.spec import ResolvedNetwork
-from forkbed.drivers.networks import dnsmasq, namespaces, nft, recorder_program, service_rules
+from forkbed.drivers.networks import dnsmasq, namespaces, nft, service_rules
 from forkbed.drivers.networks.keeper import Keeper, Program
 from forkbed.drivers.networks.links import Link, Links, ensure_sysctl
+from forkbed.drivers.networks.recorder import program
 from forkbed.drivers.networks.records import Record
 
 _SERVICE_RULES = "service.nft"
@@ -89,7 +90,7 @@ class Segment:
         if spec.outside is None:
             changed |= recorder.ensure_absent()
         else:  # first, since it takes the longest to start
-            is_begun = recorder.begin({recorder_program.SETTINGS: spec.outside.settings})
+            is_begun = recorder.begin({program.SETTINGS: spec.outside.settings})
         changed |= namespaces.run_inside(path, lambda: _ensure_sysctls(spec))
         changed |= self._ensure_host_links(spec, namespaces.run_inside(path, _indices))
         changed |= namespaces.run_inside(path, lambda: self._ensure_inside(spec))
@@ -127,10 +128,10 @@ class Segment:
         return self._keeper(dnsmasq.program(self.directory), label)
 
     def _recorder(self, label: str) -> Keeper:
-        return self._keeper(recorder_program.program(), label)
+        return self._keeper(program.recorder(), label)
 
-    def _keeper(self, program: Program, label: str) -> Keeper:
-        return Keeper(program, self.directory, namespaces.path_of(self.namespace), f"network {label}")
+    def _keeper(self, kept: Program, label: str) -> Keeper:
+        return Keeper(kept, self.directory, namespaces.path_of(self.namespace), f"network {label}")
 
     def _ensure_host_links(self, spec: SegmentSpec, inside: Mapping[str, int]) -> bool:
         path = namespaces.path_of(self.namespace)

@@ -19,8 +19,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 from forkbed.core.networks.publications import Publication
 from forkbed.core.systems.spec import Protocol
-from forkbed.drivers.networks import recorder
 from forkbed.drivers.networks.filters import render_set, replace_table
+from forkbed.drivers.networks.recorder.settings import LOOPBACK, PORT
 
 TABLE = "forkbed"
 INSIDE = "eth0"
@@ -101,7 +101,7 @@ def _recorded(service: ServiceNamespace) -> str:
     inside = render_set(
         "inside", "type ipv4_addr; flags interval", [str(network) for network in service.inside]
     )
-    listener = f"{recorder.LOOPBACK}:{recorder.PORT}"
+    listener = f"{LOOPBACK}:{PORT}"
     return f"""{inside}
 	chain not_tracked {{
 		type filter hook prerouting priority raw; policy accept;

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import sys
 
-from forkbed.drivers.networks import recorder
-from forkbed.drivers.networks.intent_files import FileLimits
+from forkbed.drivers.networks import recorder as package
 from forkbed.drivers.networks.keeper import Program
+from forkbed.drivers.networks.recorder.files import FileLimits
 
 SETTINGS = "recorder.json"
 PID = "recorder.pid"
 
 
-def program() -> Program:
+def recorder() -> Program:
     """The recorder whose settings and process ids are in the network's directory."""
     return Program(
         name="the recorder",
         # -P: nothing is imported from wherever `serve` was started
-        command=(sys.executable, "-P", "-m", recorder.__name__, ""),
+        command=(sys.executable, "-P", "-m", package.__name__, ""),
         configuration=SETTINGS,
         pid=PID,
         keeper_pid="recorder-keeper.pid",
