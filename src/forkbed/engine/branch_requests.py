@@ -19,6 +19,7 @@ from forkbed.core.systems.spec import ResolvedSystem
 from forkbed.engine.acceptance import published_elsewhere
 from forkbed.engine.branch_goals import (
     FOLD_GOAL,
+    FORK_CUT,
     FORK_GOAL,
     ROLLBACK_GOAL,
     SNAPSHOT_GOAL,
@@ -92,7 +93,7 @@ class BranchRequests:
         else:
             kind = SnapshotKind.DISKS if options.cold else SnapshotKind.LIVE
             check_cuttable(self._around.host, record, memory=not options.cold)
-            snapshot = replace(self._new_snapshot(record, "fork-cut", kind, request), automatic=True)
+            snapshot = replace(self._new_snapshot(record, FORK_CUT, kind, request), automatic=True)
         self._check_memory(record, snapshot, options)
         forks = [fork_system(snapshot, name, self._draws(), own_cut=not options.at) for name in names]
         goal = ForkGoal(

@@ -234,7 +234,7 @@ class BranchRunner:
                     changed_at=self._host.clock.now(),
                 )
                 with self._around.accepting:
-                    self._store.replace_system(after, goal.revision)
+                    self._store.replace_systems([after], goal.revision)
         except OperationalError:
             if cut is not None:
                 cut.resume()

@@ -8,7 +8,7 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.units import format_duration
 from forkbed.core.operations.records import Operation, OperationStatus, StepStatus
 from forkbed.core.systems.goal import Wanted
-from forkbed.core.systems.names import domain_name
+from forkbed.core.systems.names import domain_of
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, UplinkKind
 from forkbed.core.systems.status import is_ready, restart_pending, system_status
 from forkbed.core.systems.view import SystemView
@@ -116,7 +116,7 @@ class Description:
             ),
             volumes=tuple((volume.name, volume.size_bytes) for volume in machine.volumes),
             restart_pending=current and restart_pending(record.resolved, machine, view),
-            domain=domain_name(self._store.installation_id(), record.name, machine.name),
+            domain=domain_of(self._store.installation_id(), record.name, machine),
         )
 
     def _network(self, network: ResolvedNetwork, view: SystemView) -> NetworkDetail:

@@ -14,17 +14,21 @@ from forkbed.ports.store import Store
 def observe_all(host: Host, store: Store) -> Mapping[SystemId, SystemView]:
     """Everything on the host that bears the installation's id, by system.
 
-    A seed whose machine is not defined is shown as a machine that is ABSENT, so that it is not forgotten.
+    Whose something is that a system declares, the store says: what generations exchange keeps the labels it was
+    born with. A seed whose machine is not defined is shown as a machine that is ABSENT, so that it is not forgotten.
     """
     marks = store.ready_marks()
     seeds = host.guests.seed_digests()
     machines: dict[SystemId, dict[MachineId, MachineView]] = {}
-    owners: dict[MachineId, SystemId] = {
-        machine.id: system.id for system in store.systems() for machine in system.resolved.machines
-    }
+    owners: dict[str, SystemId] = {}
+    for system in store.systems():
+        for machine in system.resolved.machines:
+            owners |= dict.fromkeys((machine.id, *(volume.id for volume in machine.volumes)), system.id)
+        owners |= {network.id: system.id for network in system.resolved.networks}
     for seen in host.hypervisor.machines():
         mark = marks.get(seen.machine_id)
-        machines.setdefault(seen.system_id, {})[seen.machine_id] = MachineView(
+        owner = owners.setdefault(seen.machine_id, seen.system_id)
+        machines.setdefault(owner, {})[seen.machine_id] = MachineView(
             machine_id=seen.machine_id,
             power=seen.power,
             name=seen.name,
@@ -34,17 +38,18 @@ def observe_all(host: Host, store: Store) -> Mapping[SystemId, SystemView]:
             ready_boot_id=mark.boot_id if mark else "",
             ready_digest=mark.digest if mark else "",
         )
-        owners[seen.machine_id] = seen.system_id
     for machine_id, digest in seeds.items():
         of_system = machines.setdefault(owners.get(machine_id, SystemId("")), {})
         known = of_system.get(machine_id) or MachineView(machine_id, Power.ABSENT)
         of_system[machine_id] = replace(known, seed_digest=digest)
     volumes: dict[SystemId, dict[VolumeId, VolumeView]] = {}
     for volume in host.volumes.volumes():
-        volumes.setdefault(volume.system_id, {})[volume.volume_id] = volume
+        owner = owners.get(volume.volume_id, volume.system_id)
+        volumes.setdefault(owner, {})[volume.volume_id] = volume
     networks: dict[SystemId, dict[NetworkId, NetworkView]] = {}
     for network in host.networks.networks():
-        networks.setdefault(network.system_id, {})[network.network_id] = network
+        owner = owners.get(network.network_id, network.system_id)
+        networks.setdefault(owner, {})[network.network_id] = network
     return {
         system_id: SystemView(
             machines.get(system_id, {}), volumes.get(system_id, {}), networks.get(system_id, {})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from forkbed.base.ids import InstallationId, MachineId, OperationId, SnapshotId, SystemId
+from forkbed.base.ids import InstallationId, MachineId, OperationId, RehearsalId, SnapshotId, SystemId
 from forkbed.core.operations.records import (
     Event,
     JournalEntry,
@@ -20,6 +20,7 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.core.operations.rules import Admit, Refuse
+from forkbed.core.rehearsals.records import Rehearsal
 from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.goal import Wanted
 from forkbed.core.systems.spec import ResolvedSystem, SystemSpec
@@ -38,6 +39,10 @@ class SystemRecord:
     changed_at: float
     message: str = ""  # what a fork was made for
     expires_at: float | None = None
+    generation: int = 1
+    maintenance: bool = False  # its hooks have run one way, and not yet the other
+    kept_of: SystemId | None = None  # the system whose earlier generation this is
+    kept_at: float | None = None
 
     @property
     def revision(self) -> int:
@@ -77,6 +82,7 @@ class Additions:
     systems: tuple[SystemRecord, ...] = ()
     revisions: tuple[RevisionRecord, ...] = ()
     snapshot: Snapshot | None = None
+    rehearsal: Rehearsal | None = None
 
 
 NOTHING = Additions()
@@ -96,8 +102,8 @@ class Store(Protocol):
 
     def save_system(self, system: SystemRecord) -> None: ...
 
-    def replace_system(self, system: SystemRecord, revision: RevisionRecord) -> None:
-        """Store the system as it is now together with the revision that made it so."""
+    def replace_systems(self, systems: Sequence[SystemRecord], revision: RevisionRecord) -> None:
+        """Store systems as they are now together with the revision that made them so, in one transaction."""
 
     def delete_system(self, system_id: SystemId) -> None:
         """Forget the system, its revisions, snapshots and ready marks. Operations and events stay."""
@@ -168,6 +174,13 @@ class Store(Protocol):
     def save_snapshot(self, snapshot: Snapshot) -> None: ...
 
     def delete_snapshot(self, snapshot_id: SnapshotId) -> None: ...
+
+    def rehearsals(self, system_id: SystemId | None = None) -> Sequence[Rehearsal]:
+        """Those of a system, or all; oldest first."""
+
+    def rehearsal(self, rehearsal_id: RehearsalId) -> Rehearsal | None: ...
+
+    def save_rehearsal(self, rehearsal: Rehearsal) -> None: ...
 
     def mark_ready(self, machine_id: MachineId, mark: ReadyMark) -> None: ...
 

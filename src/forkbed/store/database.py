@@ -21,7 +21,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.engine import Connection, Row
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import DrawId, InstallationId, MachineId, OperationId, SnapshotId, SystemId
+from forkbed.base.ids import DrawId, InstallationId, MachineId, OperationId, RehearsalId, SnapshotId, SystemId
 from forkbed.core.operations.records import (
     Event,
     JournalEntry,
@@ -32,6 +32,7 @@ from forkbed.core.operations.records import (
     StepStatus,
 )
 from forkbed.core.operations.rules import Refuse
+from forkbed.core.rehearsals.records import Rehearsal
 from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.goal import Wanted
 from forkbed.core.systems.spec import ResolvedSystem
@@ -42,6 +43,7 @@ _RESOLVED = TypeAdapter(ResolvedSystem)
 _WANTED = TypeAdapter(dict[str, Wanted])
 _REVISION = TypeAdapter(RevisionRecord)
 _SNAPSHOT = TypeAdapter(Snapshot)
+_REHEARSAL = TypeAdapter(Rehearsal)
 _ACTIVE = [OperationStatus.QUEUED, OperationStatus.RUNNING, OperationStatus.CANCELLING]
 
 
@@ -122,10 +124,11 @@ class Database:
         with self._write() as connection:
             _save_system(connection, system)
 
-    def replace_system(self, system: SystemRecord, revision: RevisionRecord) -> None:
-        """Store the system with the revision that made it so."""
+    def replace_systems(self, systems: Sequence[SystemRecord], revision: RevisionRecord) -> None:
+        """Store the systems with the revision that made them so."""
         with self._write() as connection:
-            _save_system(connection, system)
+            for system in systems:
+                _save_system(connection, system)
             _insert_revision(connection, revision)
 
     def delete_system(self, system_id: SystemId) -> None:
@@ -183,6 +186,8 @@ class Database:
             if additions.snapshot is not None:
                 _refuse_taken_snapshot(connection, additions.snapshot)
                 _save_snapshot(connection, additions.snapshot)
+            if additions.rehearsal is not None:
+                _save_rehearsal(connection, additions.rehearsal)
             connection.execute(sa.insert(table).values(**_operation_values(operation)))
         return operation
 
@@ -322,6 +327,30 @@ class Database:
         with self._write() as connection:
             connection.execute(sa.delete(schema.snapshots).where(schema.snapshots.c.id == snapshot_id))
 
+    # rehearsals
+
+    def rehearsals(self, system_id: SystemId | None = None) -> Sequence[Rehearsal]:
+        """Rehearsals, oldest first."""
+        table = schema.rehearsals
+        query = sa.select(table.c.document).order_by(table.c.created_at, table.c.id)
+        if system_id is not None:
+            query = query.where(table.c.system_id == system_id)
+        with self._read() as connection:
+            return [_REHEARSAL.validate_json(row.document) for row in connection.execute(query)]
+
+    def rehearsal(self, rehearsal_id: RehearsalId) -> Rehearsal | None:
+        """The rehearsal of that id."""
+        table = schema.rehearsals
+        query = sa.select(table.c.document).where(table.c.id == rehearsal_id)
+        with self._read() as connection:
+            document = connection.execute(query).scalar()
+        return _REHEARSAL.validate_json(document) if document is not None else None
+
+    def save_rehearsal(self, rehearsal: Rehearsal) -> None:
+        """Store the rehearsal as it is now."""
+        with self._write() as connection:
+            _save_rehearsal(connection, rehearsal)
+
     # events and ready marks
 
     def add_event(self, event: Event) -> Event:
@@ -411,6 +440,10 @@ def _save_system(connection: Connection, system: SystemRecord) -> None:
         "changed_at": system.changed_at,
         "message": system.message,
         "expires_at": system.expires_at,
+        "generation": system.generation,
+        "maintenance": system.maintenance,
+        "kept_of": system.kept_of,
+        "kept_at": system.kept_at,
     }
     connection.execute(
         upsert(schema.systems)
@@ -439,6 +472,19 @@ def _save_snapshot(connection: Connection, snapshot: Snapshot) -> None:
     connection.execute(
         upsert(schema.snapshots)
         .values(id=snapshot.id, **values)
+        .on_conflict_do_update(index_elements=["id"], set_=values)
+    )
+
+
+def _save_rehearsal(connection: Connection, rehearsal: Rehearsal) -> None:
+    values = {
+        "system_id": rehearsal.system_id,
+        "created_at": rehearsal.created_at,
+        "document": _REHEARSAL.dump_json(rehearsal).decode(),
+    }
+    connection.execute(
+        upsert(schema.rehearsals)
+        .values(id=rehearsal.id, **values)
         .on_conflict_do_update(index_elements=["id"], set_=values)
     )
 
@@ -477,6 +523,10 @@ def _system(row: Row[tuple[object, ...]]) -> SystemRecord:
         changed_at=row.changed_at,
         message=row.message,
         expires_at=row.expires_at,
+        generation=row.generation,
+        maintenance=row.maintenance,
+        kept_of=SystemId(row.kept_of) if row.kept_of is not None else None,
+        kept_at=row.kept_at,
     )
 
 

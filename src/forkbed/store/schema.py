@@ -31,6 +31,19 @@ systems = Table(
     Column("changed_at", Float, nullable=False),
     Column("message", Text, nullable=False, server_default=""),
     Column("expires_at", Float),
+    Column("generation", Integer, nullable=False, server_default="1"),
+    Column("maintenance", Boolean, nullable=False, server_default="0"),
+    Column("kept_of", String),
+    Column("kept_at", Float),
+)
+
+rehearsals = Table(
+    "rehearsals",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("system_id", String, ForeignKey("systems.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("document", Text, nullable=False),
 )
 
 snapshots = Table(

@@ -64,7 +64,9 @@ class NetworkSpec:
     name: str
     subnet: IPv4Network
     uplink: UplinkKind = UplinkKind.NONE
-    bridge: str = ""  # the host bridge, for UplinkKind.BRIDGE; with RECORDED that of the original, if it was on one
+    bridge: str = (
+        ""  # the host bridge, for UplinkKind.BRIDGE; with RECORDED that of the original, if it was on one
+    )
     ipv6: Ipv6Policy = Ipv6Policy.BLOCK
 
 
@@ -243,6 +245,7 @@ class ResolvedMachine:
     instance_id: str  # of cloud-init; stays that of the lineage in forks
     generation_uuid: str  # VM generation id, changes when the machine's history branches
     uuid: str  # of the libvirt domain
+    born_in: str = ""  # the system in the hypervisor's name of it, where that is not its system's: names stay
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from forkbed.base.ids import InstallationId, MachineId, SystemId
-from forkbed.core.systems.names import domain_name
+from forkbed.core.systems.names import domain_of
 from forkbed.ports.hypervisor import DiskAttachment, MachineDefinition, NicAttachment
 
 MACHINE_NAMESPACE = "urn:forkbed:machine:1"
@@ -146,7 +146,7 @@ def _boot_element(tag: str, boot: Boot) -> Element:
 def _domain(definition: MachineDefinition, host: HostShape) -> Element:
     machine = definition.machine
     domain = Element("domain", type=host.domain_type)
-    _text(domain, "name", domain_name(host.installation, definition.system_name, machine.name))
+    _text(domain, "name", domain_of(host.installation, definition.system_name, machine))
     _text(domain, "uuid", machine.uuid)
     _text(domain, "genid", machine.generation_uuid)
     _text(domain, "title", f"{definition.system_name}/{machine.name}")

@@ -18,7 +18,7 @@ import libvirt_qemu
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import InstallationId, MachineId
-from forkbed.core.systems.names import domain_name, domain_prefix
+from forkbed.core.systems.names import domain_of, domain_prefix
 from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import Power
@@ -146,7 +146,7 @@ class LibvirtHypervisor:
             try:
                 connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             except libvirt.libvirtError as error:
-                name = domain_name(self._settings.installation, definition.system_name, machine.name)
+                name = domain_of(self._settings.installation, definition.system_name, machine)
                 _refuse_taken_name(connection, subject, name, machine.uuid)
                 raise translate(error, subject, "define it") from error
             return Effect.CHANGED
