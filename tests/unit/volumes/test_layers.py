@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from forkbed.core.volumes.layers import (
@@ -74,7 +74,7 @@ class World:
 def worlds(draw: st.DrawFn) -> World:
     """Layers that grew as they do: written to, cut, forked; and some of the keepers given up."""
     world = World({"v0": Chain(("v0", IMAGE))}, {IMAGE: {0: -1, 1: -1}, "v0": {}}, {"v0": IMAGE})
-    for step in range(draw(st.integers(1, 14))):
+    for step in range(draw(st.integers(1, 16))):
         keeper = draw(st.sampled_from(sorted(k for k, chain in world.chains.items() if not chain.kept)))
         layers = world.chains[keeper].layers
         fresh = f"l{step}"
@@ -90,9 +90,11 @@ def worlds(draw: st.DrawFn) -> World:
                 world.blocks[f"f{step}"], world.headers[f"f{step}"] = {}, layers[0]
         world.chains[keeper] = Chain((fresh, *layers))
         world.blocks[fresh], world.headers[fresh] = {}, layers[0]
-    for keeper in draw(st.lists(st.sampled_from(sorted(world.chains)), unique=True)):
-        if len([k for k, chain in world.chains.items() if not chain.kept]) > 1 or world.chains[keeper].kept:
-            del world.chains[keeper]
+    cuts = sorted(keeper for keeper, chain in world.chains.items() if chain.kept)
+    volumes = sorted(world.chains.keys() - set(cuts))
+    kept = draw(st.lists(st.sampled_from(cuts), max_size=2, unique=True)) if cuts else []
+    stay = draw(st.lists(st.sampled_from(volumes), min_size=1, max_size=3, unique=True))
+    world.chains = {keeper: chain for keeper, chain in world.chains.items() if keeper in {*kept, *stay}}
     world.sweep()
     return world
 
@@ -102,6 +104,7 @@ def shared(chains: Mapping[str, Chain], mine: str) -> set[str]:
     return {p for keeper, chain in chains.items() if keeper != mine for p in chain.layers} | {IMAGE}
 
 
+@settings(max_examples=400)
 @given(worlds(), st.data())
 def test_folding_changes_nothing_that_is_seen_or_shared_and_ends(world: World, data: st.DataObject) -> None:
     keeper = data.draw(st.sampled_from(sorted(k for k, chain in world.chains.items() if not chain.kept)))

@@ -185,7 +185,7 @@ class World:
 
     def check(self) -> None:
         """Every disk and every cut shows what it must, kept files are untouched, and no file lies about."""
-        named = set()
+        named: set[str] = set()
         for disk in self.disks():
             chain = self.driver.chain(disk.volume.id)
             named.update(chain)

@@ -36,11 +36,12 @@ def fold_files(layers: Sequence[LayerFile], fold: Fold, *, subject: str, progres
     """
     with _daemon(subject) as daemon:
         nodes = daemon.open_chain(layers)
-        daemon.ask(*_job(nodes, fold))
+        daemon.ask(*job(nodes, fold))
         daemon.await_job(progress)
 
 
-def _job(nodes: dict[str, str], fold: Fold) -> tuple[str, dict[str, Any]]:
+def job(nodes: dict[str, str], fold: Fold) -> tuple[str, dict[str, Any]]:
+    """The command that begins the fold, with its arguments. `nodes` are the chain's by path, active first."""
     active = next(iter(nodes.values()))
     arguments: dict[str, Any] = {"job-id": _JOB, "device": active, "auto-dismiss": False}
     match fold:
@@ -99,16 +100,16 @@ class _Daemon:
         """Wait for the job's end."""
         pause_s = _FIRST_LOOK_S
         while True:
-            (job,) = self.ask("query-jobs", {})
-            if job["status"] == "concluded":
+            (seen,) = self.ask("query-jobs", {})
+            if seen["status"] == "concluded":
                 break
             progress.check_cancelled()
-            total = job["total-progress"]
-            progress.tell("folding layers", done=job["current-progress"] / total if total else None)
+            total = seen["total-progress"]
+            progress.tell("folding layers", done=seen["current-progress"] / total if total else None)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LOOK_EVERY_S)
-        if "error" in job:
-            raise self._failed(job["error"])
+        if "error" in seen:
+            raise self._failed(seen["error"])
         self.ask("job-dismiss", {"id": _JOB})
 
     def end(self) -> None:
