@@ -32,9 +32,7 @@ def _words(intent: Intent) -> str:
             answer = f" -> {details['answer']}" if details.get("answer") else ""
             return f"dns {details.get('type', '?')} {details.get('name', '?')}{answer}"
         case IntentKind.HTTP:
-            host = details.get("host") or intent.host or intent.destination
-            port = "" if intent.port == _HTTP_PORT or ":" in host else f":{intent.port}"
-            return f"http {details.get('method', '?')} {host}{port}{details.get('path', '/')}"
+            return f"http {details.get('method', '?')} {_url(intent)}"
         case IntentKind.SMTP:
             subject = f": {details['subject']}" if details.get("subject") else ""
             return (
@@ -48,6 +46,15 @@ def _words(intent: Intent) -> str:
         case IntentKind.TCP | IntentKind.UDP:
             beginning = f": {intent.first_bytes}" if intent.first_bytes else ""
             return f"{intent.kind} {_place(intent)}{beginning}"
+
+
+def _url(intent: Intent) -> str:
+    path = intent.details.get("path", "/")
+    if not path.startswith("/"):
+        return path  # to a proxy: it names all of it
+    host = intent.details.get("host") or intent.host or intent.destination
+    port = "" if intent.port == _HTTP_PORT or ":" in host else f":{intent.port}"
+    return f"{host}{port}{path}"
 
 
 def _place(intent: Intent, host: str = "") -> str:

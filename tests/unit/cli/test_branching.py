@@ -248,6 +248,7 @@ def test_intents_are_told_in_words(cli: Cli, controller: FakeController, fork: s
     controller.attempt(IntentKind.DNS, port=53, name="example.org", type="A", answer="203.0.113.7")
     controller.attempt(IntentKind.HTTP, method="GET", host="example.org", path="/path?q")
     controller.attempt(IntentKind.HTTP, port=8080, host="api.example", method="POST", path="/\x1b[2J")
+    controller.attempt(IntentKind.HTTP, port=3128, host="proxy", method="CONNECT", path="example.org:443")
     controller.attempt(IntentKind.SMTP, port=25, sender="a@x", recipients="b@y, c@y", subject="hello")
     controller.attempt(IntentKind.TLS, port=443, host="example.org")
     controller.attempt(IntentKind.TCP, port=5432)
@@ -258,12 +259,13 @@ def test_intents_are_told_in_words(cli: Cli, controller: FakeController, fork: s
         "dns A example.org -> 203.0.113.7",
         "http GET example.org/path?q",
         "http POST api.example:8080/\\x1b[2J",
+        "http CONNECT example.org:443",
         "smtp from a@x to b@y, c@y: hello (by 203.0.113.7:25)",
         "tls example.org:443 (203.0.113.7)",
         "tcp 203.0.113.7:5432: hi",
         "12 more tries that were not written down",
     ]
-    assert len(cli("intents", fork, "--after", "5").out.splitlines()) == 3
+    assert len(cli("intents", fork, "--after", "5").out.splitlines()) == 4
     assert len(cli("intents", fork, "--tail", "1").out.splitlines()) == 2
     assert [
         view["intent"]["kind"] for view in json.loads(cli("intents", fork, "--tail", "2", "--json").out)
