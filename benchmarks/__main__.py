@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import cli, up
+from benchmarks import cli, fork, up
 from benchmarks.report import publish
 
-MEASURES = {"up": up.measure, "cli": cli.measure}
+MEASURES = {"up": up.measure, "cli": cli.measure, "fork": fork.measure}
 
 
 def main(names: list[str]) -> int:

@@ -33,7 +33,7 @@ class Bench:
 
     def forkbed(self, *arguments: str | Path, quiet: bool = True) -> str:
         """Run `forkbed` against the lab's server; its standard output. Fails loudly."""
-        argv = [str(FORKBED), *map(str, arguments), "--lab", self.lab.name]
+        argv = [str(FORKBED), "--lab", self.lab.name, *map(str, arguments)]
         done = subprocess.run(
             argv, check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE if quiet else None, text=True
         )

@@ -1,0 +1,267 @@
+"""`fork`: running machines forked, and then the same guests with a script of plain virsh and qemu-img commands.
+
+A client polls a UDP service in each guest every 5 ms from the system's network; the longest time without an answer,
+from the command until a second after the copies' agents answer, is the freeze as a client sees it. The same look at
+the same guests while nobody forks is given beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from uuid import uuid4
+
+from benchmarks.forked import (
+    SERVICE,
+    Agents,
+    System,
+    client,
+    disk_used,
+    largest_gap,
+    memory_used,
+    prepare,
+    system,
+)
+from benchmarks.labbed import Bench, bench_lab
+from benchmarks.plain_fork import copy_name
+from benchmarks.report import Figure, Report
+
+_SIZES = {1: 3, 2: 5, 4: 3, 8: 1}  # machines: rounds
+_LARGE_ROUNDS = 2
+_FORKS = (1, 2, 4, 8)
+_AFTERWARDS_S = 1.0
+_FIRST_KIB, _MORE_MIB = 64, 16
+_SIDES = ("forkbed", "plain")  # in this order: the plain script's snapshots are not known to Forkbed
+_PLAIN = "/var/lib/forkbed/plain"  # below it a directory for each round
+_MIB = 1024**2
+
+FREEZE_LIMIT_S = 0.1  # for 2 idle machines of 256 MiB
+LARGE_FREEZE_LIMIT_S = 0.3  # for one of 6 GiB with 4 GiB touched
+FREEZE_RATIO = 1 / 5
+SKEW_LIMIT_S = 0.03  # for 4
+READY_LIMIT_S = 2.0  # for 2
+
+
+@dataclass(slots=True)
+class Taken:
+    """What one fork came to. Times in seconds, sizes in bytes."""
+
+    freeze: float
+    quiet: float  # the largest gap while nobody forks
+    skew: float
+    ready: float
+    disk: list[int] = field(default_factory=list)  # after the fork, after 64 KiB, after 16 MiB more
+    memory: list[int] = field(default_factory=list)
+
+
+def measure() -> Report:
+    """All of it, some ten minutes."""
+    figures: list[Figure] = []
+    with bench_lab() as bench:
+        prepare(bench)
+        agents = Agents(bench.lab.libvirt_uri)
+        for machines, rounds in _SIZES.items():
+            figures += _sizes(bench, agents, machines, rounds)
+        figures += _large(bench, agents)
+        figures += _many(bench, agents)
+    return Report("fork", "forks of running machines, medians; plain: virsh and qemu-img", tuple(figures))
+
+
+def _sizes(bench: Bench, agents: Agents, machines: int, rounds: int) -> Iterator[Figure]:
+    """Idle machines of 256 MiB, and the same with one that writes steadily."""
+    with system(bench, f"s{machines}", machines) as made:
+        idle, writing = Sides(), Sides()
+        for side in _SIDES:
+            idle.take(made, agents, side, rounds)
+            with _writing(made):
+                writing.take(made, agents, side, rounds)
+    yield from _figures(f"{machines} x 256 MiB", idle, targets=machines)
+    yield from _figures(f"{machines} x 256 MiB, one writes", writing)
+
+
+@contextmanager
+def _writing(made: System) -> Iterator[None]:
+    """The first machine writes to its disk meanwhile."""
+    machine = f"{made.name}/m0"
+    write = f"echo $$ >/run/steady; exec {SERVICE} write /root/steady"
+    start = f"setsid sh -c '{write}' >/dev/null 2>&1 </dev/null &"
+    made.bench.forkbed("exec", machine, "--", "sh", "-c", start)
+    time.sleep(_AFTERWARDS_S)
+    yield
+    made.bench.forkbed("exec", machine, "--", "sh", "-c", "kill $(cat /run/steady)")
+
+
+def _large(bench: Bench, agents: Agents) -> Iterator[Figure]:
+    """One machine of 6 GiB whose memory is full to 4 GiB."""
+    with system(bench, "large", 1, memory="6GiB", held_mib=4096) as made:
+        sides = Sides()
+        for side in _SIDES:
+            sides.take(made, agents, side, _LARGE_ROUNDS)
+    what = "6 GiB, 4 GiB touched"
+    yield _freeze(what, sides, LARGE_FREEZE_LIMIT_S)
+    yield sides.figure(f"{what}: ready", lambda t: t.ready)
+
+
+def _many(bench: Bench, agents: Agents) -> Iterator[Figure]:
+    """Several forks of one machine, made at once."""
+    with system(bench, "many", 1) as made:
+        counts = {count: Sides() for count in _FORKS}
+        for side in _SIDES:
+            for count, sides in counts.items():
+                sides.take(made, agents, side, 1, count)
+    for count, sides in counts.items():
+        what = f"{count} forks of 256 MiB"
+        yield sides.figure(f"{what}: all ready", lambda t: t.ready)
+        yield sides.figure(f"{what}: memory of each", _used("memory", 0, count), "MiB")
+
+
+def _figures(what: str, sides: Sides, *, targets: int = 0) -> Iterator[Figure]:
+    """The figures of one size; `targets` is how many machines it has, if targets are set for it."""
+    yield _freeze(what, sides, FREEZE_LIMIT_S if targets == 2 else None)
+    yield Figure(f"{what}: largest gap without fork", median(t.quiet for t in sides.ours), "s")
+    yield sides.figure(f"{what}: skew", lambda t: t.skew, limit=SKEW_LIMIT_S if targets == 4 else None)
+    yield sides.figure(
+        f"{what}: ready",
+        lambda t: t.ready,
+        limit=READY_LIMIT_S if targets == 2 else None,
+        ratio_limit=1.0 if targets == 2 else None,
+    )
+    for stage, words in enumerate(("new", f"{_FIRST_KIB} KiB written", f"{_MORE_MIB} MiB more written")):
+        for sort in ("disk", "memory"):
+            yield sides.figure(f"{what}: {sort} of the fork, {words}", _used(sort, stage), "MiB")
+
+
+def _used(sort: str, stage: int, forks: int = 1) -> Callable[[Taken], float]:
+    """Mebibytes of disk or memory for one of the forks."""
+
+    def value(taken: Taken) -> float:
+        return float(getattr(taken, sort)[stage]) / forks / _MIB
+
+    return value
+
+
+def _freeze(what: str, sides: Sides, limit: float | None) -> Figure:
+    return sides.figure(
+        f"{what}: freeze", lambda t: t.freeze, limit=limit, ratio_limit=FREEZE_RATIO if limit else None
+    )
+
+
+@dataclass(slots=True)
+class Sides:
+    """What Forkbed's forks and the plain script's came to."""
+
+    ours: list[Taken] = field(default_factory=list)
+    plain: list[Taken] = field(default_factory=list)
+
+    def take(self, made: System, agents: Agents, side: str, rounds: int, count: int = 1) -> None:
+        """Fork that often with one of the two."""
+        for _ in range(rounds):
+            taken = (_forkbed if side == "forkbed" else _plain)(made, agents, count)
+            (self.ours if side == "forkbed" else self.plain).append(taken)
+            print(
+                f"{made.name}, {side}, {count} forks: froze {taken.freeze * 1000:.0f} ms"
+                f" (at rest {taken.quiet * 1000:.0f}), skew {taken.skew * 1000:.0f} ms, ready {taken.ready:.2f} s",
+                file=sys.stderr,
+            )
+
+    def figure(
+        self,
+        what: str,
+        value: Callable[[Taken], float],
+        unit: str = "s",
+        *,
+        limit: float | None = None,
+        ratio_limit: float | None = None,
+    ) -> Figure:
+        """Medians of the two; the limits are the target."""
+        mine, other = (median(map(value, side)) for side in (self.ours, self.plain))
+        ratio = mine / other if other else None
+        wanted, met = [], []
+        if limit is not None:
+            wanted.append(f"at most {limit:g} {unit}")
+            met.append(mine <= limit)
+        if ratio_limit is not None:
+            wanted.append(f"ratio at most {ratio_limit:g}")
+            met.append(ratio is not None and ratio <= ratio_limit)
+        return Figure(what, mine, unit, other, ratio, ", ".join(wanted), all(met) if met else None)
+
+
+def _forkbed(made: System, agents: Agents, count: int) -> Taken:
+    """`forkbed fork` and `forkbed discard`."""
+    names = ["try"] if count == 1 else [f"try-{number + 1}" for number in range(count)]
+    copies = [made.domain_of(name, number) for name in names for number in range(len(made.domains))]
+    result: dict[str, float] = {}
+
+    @contextmanager
+    def fork() -> Iterator[None]:
+        told = json.loads(made.bench.forkbed("fork", made.name, "try", "--count", str(count), "--json"))
+        result.update(told["result"])
+        try:
+            yield
+        finally:
+            for name in names:
+                made.bench.forkbed("discard", name)
+
+    taken = _take(made, agents, copies, fork)
+    taken.skew = result["skew_s"]
+    return taken
+
+
+def _plain(made: System, agents: Agents, count: int) -> Taken:
+    """The plain script; its skew is that of the gaps that the client saw."""
+    copies = [copy_name(domain, number) for domain in made.domains for number in range(count)]
+    plan = made.bench.state_dir / "plain.json"
+    directory = f"{_PLAIN}/{uuid4()}"
+    plan.write_text(json.dumps({"machines": made.domains, "copies": count, "directory": directory}))
+    argv = [sys.executable, "/var/lib/forkbed/plain_fork.py", "/var/lib/forkbed/plain.json"]
+
+    @contextmanager
+    def fork() -> Iterator[None]:
+        script = subprocess.Popen(
+            made.bench.lab.command(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert script.stdout
+        if script.stdout.readline() != "forked\n":
+            raise SystemExit(f"the plain script ended with {script.wait()}")
+        try:
+            yield
+        finally:
+            script.communicate("\n", timeout=300)
+
+    return _take(made, agents, copies, fork)
+
+
+def _take(
+    made: System, agents: Agents, copies: Sequence[str], fork: Callable[[], AbstractContextManager[None]]
+) -> Taken:
+    """Look at a fork from outside."""
+    before = disk_used(made.bench.state_dir)
+    with client(made) as answers:
+        time.sleep(_AFTERWARDS_S)
+        began = time.monotonic()
+        await_answers = agents.when_all_answer(copies)
+        with fork():
+            ready = await_answers()
+            time.sleep(_AFTERWARDS_S)
+            until = time.monotonic()
+            disk, memory = [disk_used(made.bench.state_dir) - before], [memory_used(copies)]
+            for size in (f"bs=1k count={_FIRST_KIB}", f"bs=1M count={_MORE_MIB}"):
+                agents.run(copies[0], f"dd if=/dev/urandom of=/root/new.$$ conv=fsync {size}")
+                disk.append(disk_used(made.bench.state_dir) - before)
+                memory.append(memory_used(copies))
+    gaps = [largest_gap(times, began, until) for times in answers.values()]
+    quiet = max(largest_gap(times, began - _AFTERWARDS_S + 0.1, began)[0] for times in answers.values())
+    return Taken(
+        freeze=max(gap for gap, _ in gaps),
+        quiet=quiet,
+        skew=max(at for _, at in gaps) - min(at for _, at in gaps),
+        ready=ready - began,
+        disk=disk,
+        memory=memory,
+    )
