@@ -26,6 +26,7 @@ from forkbed.base.ids import SnapshotId
 from forkbed.core.snapshots.records import FreezeMethod
 from forkbed.core.systems.view import Power
 from forkbed.drivers.libvirt.connection import close_quietly, open_beside
+from forkbed.drivers.libvirt.domain_xml import agent_is_connected
 from forkbed.drivers.libvirt.failures import is_disconnection, translate
 from forkbed.drivers.libvirt.memories import Memories, Memory
 from forkbed.drivers.libvirt.monitor import Monitor, Stream
@@ -67,10 +68,11 @@ class MachineFreeze:
         self._abandoned = False
         self._uri = uri
         self._hold = hold
-        self._quiesce = quiesce and not order.memory  # memory holds what is not on the disks yet
+        self.quiesces = quiesce and not order.memory  # memory holds what is not on the disks yet
         self._power = Power.OFF
         self._method = FreezeMethod.DISKS
         self._notes: list[str] = []
+        self._asked_to_freeze = False
         self._quiesced = False
         self._connection: Any = None
         self._domain: Any = None
@@ -138,8 +140,9 @@ class MachineFreeze:
 
     def quiesce(self) -> None:
         """Ask the agent to freeze the file systems; without an answer in time the cut goes on without."""
-        if not self._quiesce or not self.runs:
+        if not self.quiesces or not self.runs:
             return
+        self._asked_to_freeze = True
         try:
             libvirt_qemu.qemuAgentCommand(
                 self._domain, '{"execute": "guest-fsfreeze-freeze"}', _FREEZE_TIMEOUT_S, 0
@@ -186,16 +189,18 @@ class MachineFreeze:
             raise translate(error, self.subject, "let it go on") from error
         self._events.note_resume()
 
-    def thaw(self) -> None:
-        """Thaw the file systems, also where freezing them gave no answer. Needs a running machine."""
-        if self._quiesce and self.runs:
-            try:
-                libvirt_qemu.qemuAgentCommand(
-                    self._domain, '{"execute": "guest-fsfreeze-thaw"}', _FREEZE_TIMEOUT_S, 0
-                )
-            except libvirt.libvirtError as error:
-                if self._quiesced:
-                    raise translate(error, self.subject, "thaw its file systems") from error
+    def thaw(self) -> bool:
+        """Thaw the file systems; False if the agent gave no answer, to this or to the freezing: ask again later."""
+        if not self._asked_to_freeze:
+            return True
+        try:
+            libvirt_qemu.qemuAgentCommand(
+                self._domain, '{"execute": "guest-fsfreeze-thaw"}', _FREEZE_TIMEOUT_S, 0
+            )
+        except libvirt.libvirtError as error:
+            _log.warning("cut.not-thawed", machine=self.order.machine_id, error=str(error))
+            return not agent_is_connected(ElementTree.fromstring(self._domain.XMLDesc(0)))
+        return True
 
     def stream_out(self) -> None:
         """Wait for the stream's end, clear up in QEMU, and call the memory complete. FAULT if it failed."""

@@ -7,6 +7,7 @@ that from the note.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -30,6 +31,7 @@ _PREPARE_LIMIT_S = 900.0
 _STAGE_LIMIT_S = 30.0
 _UNDO_S = 8.0
 _TELL_S = 0.5
+_LOOK_AGAIN_S = 0.02
 _log = structlog.get_logger(__name__)
 
 
@@ -135,7 +137,7 @@ class GroupCut:
         if self._hold:
             self._settle(still)
             return
-        self._each(lambda m: m.thaw(), _STAGE_LIMIT_S)
+        self._thaw()
         self._move(Phase.STANDBY)
         self._settle(still)
         rest = [m for m in self._machines if m.order.memory and m not in still]
@@ -144,6 +146,19 @@ class GroupCut:
         wait([stream for m, stream in zip(rest, self._streams, strict=True) if not m.streams])
         if not rest:
             self._finish()
+
+    def _thaw(self) -> None:
+        """Where an agent does not answer, go on asking in the background: it may yet freeze what it was asked to."""
+        asked: list[MachineFreeze] = []
+        self._each(lambda m: None if m.thaw() else asked.append(m), _STAGE_LIMIT_S)
+        if asked:
+            pause = self._pauses.write(
+                f"thaw after snapshot {self._snapshot_id}",
+                [PausedMachine(m.uuid, runs=False, thaw=True) for m in asked],
+                _FREEZE_LIMIT_S,
+            )
+            pause.move(Phase.RELEASE)
+            _in_thread(Release(pause, self._call).run)
 
     def _freeze_one(self, machine: MachineFreeze) -> None:
         try:
@@ -175,7 +190,7 @@ class GroupCut:
         if all(m.is_clear for m in self._machines):
             self._pause.remove()
         else:
-            _in_thread(self._release_fully)
+            _in_thread(Release(self._pause, self._call).run)
         self._close()
 
     def _undo(self, reason: str) -> None:
@@ -190,22 +205,17 @@ class GroupCut:
         self._close()
 
     def _release(self) -> bool:
-        """Bring all back; returns whether that is done. It goes on in the background if it takes long."""
-        try:
-            _in_thread(self._release_fully).result(_UNDO_S)
-        except FutureTimeoutError:
-            return False
-        return True
-
-    def _release_fully(self) -> None:
+        """Have all run again; returns whether that is so. What is left to do then is done in the background."""
         assert self._pause is not None
-        Release(self._pause, self._call).run()
+        release = Release(self._pause, self._call)
+        done = _in_thread(release.run)
+        deadline = time.monotonic() + _UNDO_S
+        while not (done.done() or release.all_run) and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN_S)
+        return done.done() or release.all_run
 
     def _note(self, limit_s: float) -> None:
-        machines = [
-            PausedMachine(m.uuid, runs=m.runs, thaw=self._quiesce and not m.order.memory)
-            for m in self._machines
-        ]
+        machines = [PausedMachine(m.uuid, runs=m.runs, thaw=m.quiesces) for m in self._machines]
         self._pause = self._pauses.write(f"snapshot {self._snapshot_id}", machines, limit_s)
 
     def _limit_s(self, *, writing: bool) -> float:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import libvirt
 import libvirt_qemu
 import structlog
 
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.drivers.libvirt.domain_xml import agent_is_connected
 from forkbed.drivers.libvirt.monitor import Monitor
 from forkbed.drivers.libvirt.pauses import Pause, PausedMachine, Phase
 
@@ -25,10 +28,22 @@ CallLibvirt = Callable[[str, str, Callable[[Any], Any]], Any]
 
 _THAW = '{"execute": "guest-fsfreeze-thaw"}'
 _THAW_TIMEOUT_S = 3
-_THAW_TRIES = 5
+_THAW_AGAIN_S = 1.0
+_THAW_PATIENCE_S = 3600.0  # an agent that is merely slow freezes after everybody gave up waiting for it
 _LOOK_AGAIN_S = 0.05
 _ECHO_S = 0.5  # a request of somebody who died is carried out within this time
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Machine:
+    """How far one machine is."""
+
+    wanted: PausedMachine
+    calm_since: float | None = None  # found as it should be ever since
+    released: bool = False  # for long enough; if it stands still again, somebody wants that
+    thawed: bool = False
+    next_thaw: float = 0.0
 
 
 class Release:
@@ -37,17 +52,17 @@ class Release:
     def __init__(self, pause: Pause, call: CallLibvirt) -> None:
         self._pause = pause
         self._call = call
-        self._thaws: dict[str, int] = {}
-        self._quiet_since: float | None = None
+        self._machines = [_Machine(wanted) for wanted in pause.note.machines]
+        self._thaw_until = time.monotonic() + _THAW_PATIENCE_S
+
+    @property
+    def all_run(self) -> bool:
+        """Whether every machine goes on for good; a stream, or a thaw that gets no answer, may still be left."""
+        return all(machine.released or machine.calm_since is not None for machine in self._machines)
 
     def run(self) -> None:
         """Attempt until it is done, however long libvirtd is away."""
-        while True:
-            try:
-                if self.attempt():
-                    return
-            except OperationalError as error:
-                _log.info("release.waits", purpose=self._pause.note.purpose, error=str(error))
+        while not self._attempt_patiently():
             time.sleep(_LOOK_AGAIN_S)
 
     def attempt(self) -> bool:
@@ -55,72 +70,76 @@ class Release:
 
         Raises UNREACHABLE while libvirtd is away.
         """
-        machines = self._pause.note.machines
-        with ThreadPoolExecutor(len(machines)) as pool:
-            quiet = all(list(pool.map(self._settle, machines)))
-        now = time.monotonic()
-        if not quiet:
-            self._quiet_since = None
-            return False
-        if self._quiet_since is None:
-            self._quiet_since = now
-        if now - self._quiet_since < _ECHO_S:
-            return False
-        self._pause.remove()
-        return True
+        with ThreadPoolExecutor(len(self._machines)) as pool:
+            done = all(list(pool.map(self._settle, self._machines)))
+        if done:
+            self._pause.remove()
+        return done
 
-    def _settle(self, machine: PausedMachine) -> bool:
-        """Whether the machine was found as it should be, and nothing had to be done."""
+    def _attempt_patiently(self) -> bool:
         try:
-            return bool(
-                self._call(
-                    f"domain {machine.uuid}",
-                    "let it go on",
-                    lambda connection: self._settle_domain(connection, machine),
-                )
-            )
+            return self.attempt()
+        except OperationalError as error:
+            _log.info("release.waits", purpose=self._pause.note.purpose, error=str(error))
+            return False
+
+    def _settle(self, machine: _Machine) -> bool:
+        """Whether nothing is left to do for the machine."""
+        subject = f"domain {machine.wanted.uuid}"
+        try:
+            calm = bool(self._call(subject, "let it go on", lambda c: self._settle_domain(c, machine)))
         except OperationalError as error:
             if error.kind is Kind.UNREACHABLE:
                 raise
-            _log.warning("release.failed", domain=machine.uuid, error=str(error), remedy=error.remedy)
+            _log.warning("release.failed", subject=subject, error=str(error), remedy=error.remedy)
+            calm = False
+        if not calm:
+            machine.calm_since = None
             return False
+        now = time.monotonic()
+        machine.calm_since = machine.calm_since if machine.calm_since is not None else now
+        machine.released |= now - machine.calm_since > _ECHO_S
+        return machine.released and (machine.thawed or not machine.wanted.thaw or now > self._thaw_until)
 
-    def _settle_domain(self, connection: Any, machine: PausedMachine) -> bool:
+    def _settle_domain(self, connection: Any, machine: _Machine) -> bool:
+        """Do what is to be done now; returns whether the machine was found as it should be."""
         try:
-            domain = connection.lookupByUUIDString(machine.uuid)
+            domain = connection.lookupByUUIDString(machine.wanted.uuid)
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                machine.thawed = True
                 return True
             raise
         if not domain.isActive():
+            machine.thawed = True
             return True
         monitor = Monitor(domain, f"domain {domain.name()}")
         background, streams = monitor.background_is_on(), not monitor.stream().is_over
-        quiet = not (background or streams)
+        calm = not (background or streams)
         if streams and not background:
             monitor.cancel_plain_stream()  # else it would stop the machine once more at its end
         if self._pause.phase is not Phase.STANDBY:
-            if machine.runs and _resume(domain):
-                quiet = False
-            if machine.thaw and not self._thaw(domain, machine.uuid):
-                quiet = False
+            if machine.wanted.runs and not machine.released and _resume(domain):
+                calm = False
+            if machine.wanted.thaw and not machine.thawed:
+                self._thaw(domain, machine)
         if background and not streams:
             monitor.set_background(False)
-        return quiet
+        return calm
 
-    def _thaw(self, domain: Any, uuid: str) -> bool:
-        """Whether the file systems are thawed, or nobody can thaw them."""
-        tries = self._thaws.get(uuid, 0)
-        if tries >= _THAW_TRIES:
-            return True
+    def _thaw(self, domain: Any, machine: _Machine) -> None:
+        """Thaw the file systems, or find that nobody can."""
+        now = time.monotonic()
+        if now < machine.next_thaw:
+            return
         try:
             libvirt_qemu.qemuAgentCommand(domain, _THAW, _THAW_TIMEOUT_S, 0)
+            machine.thawed = True
         except libvirt.libvirtError as error:
-            _log.info("release.not-thawed", domain=domain.name(), error=str(error))
-            self._thaws[uuid] = tries + 1
-            return False
-        self._thaws[uuid] = _THAW_TRIES
-        return True
+            # Without an agent nothing can have been frozen; one that gives no answer may have heard us.
+            machine.thawed = not agent_is_connected(ElementTree.fromstring(domain.XMLDesc(0)))
+            machine.next_thaw = now + _THAW_AGAIN_S
+            _log.info("release.not-thawed", domain=domain.name(), error=str(error), final=machine.thawed)
 
 
 def _resume(domain: Any) -> bool:
