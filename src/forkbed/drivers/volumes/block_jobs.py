@@ -17,7 +17,7 @@ from typing import Any, assert_never
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.volumes.layers import Commit, Fold, Pull
 from forkbed.drivers import processes
-from forkbed.drivers.volumes.layer_files import opened_as
+from forkbed.drivers.volumes.layer_files import MAKE_ROOM, opened_as
 from forkbed.drivers.volumes.records import LayerFile
 from forkbed.ports.progress import Cancelled, Progress
 
@@ -156,7 +156,7 @@ class _Daemon:
             Kind.FAULT,
             self._subject,
             f"its layers cannot be folded: {reason}",
-            "look for space, and that all of the volume's files are there; its content is as it was",
+            f"its content is as it was, so try again; {MAKE_ROOM}",
         )
 
 

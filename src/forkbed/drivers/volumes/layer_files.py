@@ -17,6 +17,9 @@ from forkbed.drivers.volumes.records import LayerFile
 
 _TOOL_TIMEOUT_S = 120.0
 _BLOCK_BYTES = 512  # what st_blocks counts in
+MAKE_ROOM = (
+    "if the disk is full, delete snapshots or discard forks that nobody needs: that works without space"
+)
 
 
 @contextmanager
@@ -36,14 +39,12 @@ def made_beside(layer: LayerFile, below: LayerFile | None, size_bytes: int, subj
             ["qemu-img", "create", "-q", "-f", layer.format, *backing, temporary, str(size_bytes)],
             timeout_s=_TOOL_TIMEOUT_S,
             subject=subject,
-            remedy="look for space",
+            remedy=MAKE_ROOM,
         )
         temporary.chmod(0o600)
         yield temporary
     except OSError as error:
-        raise OperationalError(
-            Kind.FAULT, subject, f"cannot be made: {error.strerror}", "look for space"
-        ) from error
+        raise OperationalError(Kind.FAULT, subject, f"cannot be made: {error.strerror}", MAKE_ROOM) from error
     finally:
         temporary.unlink(missing_ok=True)
 
