@@ -96,6 +96,8 @@ class Converter:
             ready=tuple(_probe(item) for item in machine.ready),
             checks=tuple(_probe(item) for item in machine.checks),
             restart=machine.restart,
+            maintenance_on=machine.maintenance.on,
+            maintenance_off=machine.maintenance.off,
         )
 
     def _nics(

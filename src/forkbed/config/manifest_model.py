@@ -395,6 +395,13 @@ class Probe(Strict):
         return self
 
 
+class Maintenance(Strict):
+    """Commands that keep a machine's users off, and those that let them back."""
+
+    on: tuple[FilledText, ...] = Field((), description="Run in the guest, in order, when maintenance begins.")
+    off: tuple[FilledText, ...] = Field((), description="Run in the guest, in order, when it ends.")
+
+
 class Machine(Strict):
     """A virtual machine."""
 
@@ -427,6 +434,9 @@ class Machine(Strict):
     )
     restart: RestartPolicy = Field(
         RestartPolicy.ALWAYS, description="Whether to start it again when it stopped by itself."
+    )
+    maintenance: Maintenance = Field(
+        Maintenance(), description="What `maintenance` and `promote` do in the guest before and after."
     )
 
 

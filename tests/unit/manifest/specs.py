@@ -119,6 +119,8 @@ def machines(draw: st.DrawFn, index: int, name: str, networks: list[NetworkSpec]
         ready=tuple(draw(st.lists(probes(bool(nics)), max_size=2))),
         checks=tuple(draw(st.lists(probes(bool(nics)), max_size=1))),
         restart=draw(st.sampled_from(RestartPolicy)),
+        maintenance_on=tuple(draw(st.lists(COMMANDS, max_size=1))),
+        maintenance_off=tuple(draw(st.lists(COMMANDS, max_size=1))),
     )
 
 
@@ -241,6 +243,10 @@ def _machine_document(machine: MachineSpec) -> dict[str, Any]:
         "ready": [_probe_document(probe) for probe in machine.ready],
         "checks": [_probe_document(probe) for probe in machine.checks],
         "restart": str(machine.restart),
+        "maintenance": {
+            "on": [_escaped(command) for command in machine.maintenance_on],
+            "off": [_escaped(command) for command in machine.maintenance_off],
+        },
     }
     if machine.root_size_bytes is not None:
         document["root"] = f"{machine.root_size_bytes // MEBIBYTE}MiB"

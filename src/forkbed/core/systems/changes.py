@@ -3,7 +3,7 @@
 Pure. Compares two revisions, value by value, for people. The planner decides from digests what is done; this says
 beforehand what that will mean, and a test holds the two together:
 
-- live: labels, publish, setup, ready, checks, after, restart, a network's uplink and IPv6
+- live: labels, publish, setup, ready, checks, after, restart, maintenance, a network's uplink and IPv6
 - restart: shape, NICs, an address that moves, volumes added or grown, all that comes with the seed; a subnet or
   host bridge for all on it
 - destroy: an image's other content, a volume that shrinks or goes, a machine that goes
@@ -242,6 +242,8 @@ def _live(old: MachineSpec, new: MachineSpec) -> Iterator[_Found]:
     yield from _listed("checks", map(_probe, old.checks), map(_probe, new.checks), LIVE)
     yield from _value("after", ", ".join(old.after), ", ".join(new.after), LIVE)
     yield from _value("restart", str(old.restart), str(new.restart), LIVE)
+    yield from _listed("maintenance.on", old.maintenance_on, new.maintenance_on, LIVE)
+    yield from _listed("maintenance.off", old.maintenance_off, new.maintenance_off, LIVE)
 
 
 def _value(field: str, old: str, new: str, needs: str) -> Iterator[_Found]:

@@ -171,6 +171,10 @@ class MachineSpec:
     ready: tuple[ProbeSpec, ...] = ()
     checks: tuple[ProbeSpec, ...] = ()
     restart: RestartPolicy = RestartPolicy.ALWAYS
+    maintenance_on: tuple[
+        str, ...
+    ] = ()  # shell commands that keep its users off, and those that let them back
+    maintenance_off: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
