@@ -266,6 +266,18 @@ def test_an_active_layer_that_is_gone_does_not_make_the_volume_absent(bench: Ben
     assert bench.files() == set()
 
 
+def test_a_fork_that_was_never_finished_does_not_keep_its_origin_for_ever(bench: Bench) -> None:
+    bench.cut("night")
+    fork = bench.fork("night")
+    (bench.directory / "fork1.qcow2").unlink()  # as if the controller had died just before it was made
+    bench.restart()
+    assert [view.volume_id for view in bench.driver.volumes()] == [ROOT.id]
+    bench.driver.remove(ROOT.id)
+    bench.driver.release_cut(NIGHT)
+    assert bench.files() == set()
+    assert bench.driver.remove(fork.id) is Effect.ALREADY
+
+
 def test_layers_whose_sidecar_was_lost_stay(bench: Bench) -> None:
     bench.cut("night")
     (bench.directory / "root1.json").unlink()
