@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import libvirt
 import structlog
 
-from forkbed.base.errors import OperationalError
+from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import MachineId, SnapshotId
 from forkbed.core.systems.goal import MemoryRef
 from forkbed.core.systems.steps import Effect
@@ -177,7 +177,12 @@ class LibvirtCuts:
             live = ElementTree.fromstring(domain.XMLDesc(0))
             return {disk_serial(disk): disk_files(disk) for disk in live.iterfind("devices/disk")}
 
-        return self._hypervisor.on_domain(machine_id, "look at its disks", look)
+        try:
+            return self._hypervisor.on_domain(machine_id, "look at its disks", look)
+        except OperationalError as error:
+            if error.kind is Kind.NOT_FOUND:  # what is not even defined does not run
+                return {}
+            raise
 
     def commit_layer(
         self, machine_id: MachineId, serial: str, top: str, into: str, progress: Progress
