@@ -227,6 +227,7 @@ def test_the_tree_and_the_list(pair: Installation) -> None:
     assert root.name == "pair"
     assert {(child.kind, child.name) for child in root.children} == {("snapshot", "one"), ("fork", "own")}
     assert [child.name for child in root.children[0].children] == ["try"]
+    assert pair.controller.tree("pair") == pair.controller.tree("own") == [root]
     assert {s.name: s.fork_of for s in pair.controller.systems()} == {
         "own": "pair",
         "pair": "",

@@ -151,7 +151,8 @@ class _Growing:
     def _system(self, record: SystemRecord) -> TreeNode:
         origin = record.resolved.origin
         view = self._views.get(record.id) or SystemView()
-        forks = [fork for fork in self._systems.values() if self._parent(fork) is record]
+        parents = ((fork, self._parent(fork)) for fork in self._systems.values())
+        forks = [fork for fork, parent in parents if parent is not None and parent.id == record.id]
         snapshots = [s for s in self._snapshots if s.system_id == record.id]
         kept = {snapshot.id for snapshot in snapshots}
         children = [self._snapshot(snapshot, forks) for snapshot in snapshots]
