@@ -39,7 +39,7 @@ from forkbed.engine.branch_runner import BranchRunner
 from forkbed.engine.branching import ForkOptions, IntentView, SnapshotOptions, SnapshotSummary, TreeNode
 from forkbed.engine.description import Description
 from forkbed.engine.dispatcher import Dispatcher, RunToEnd
-from forkbed.engine.garbage import Garbage
+from forkbed.engine.garbage import Garbage, take_back_unfinished
 from forkbed.engine.jobs import Jobs
 from forkbed.engine.life import with_progress
 from forkbed.engine.lineage import Lineage
@@ -119,6 +119,7 @@ class Controller:
         try:
             self._around.host.cuts.recover()
             mend_sidecars(self._around.host, self._around.store)
+            take_back_unfinished(self._around.host, self._around.store)
         except OperationalError as error:
             log.warning("not-all-mended", error=str(error))
         self.wanted_uploads = frozenset(

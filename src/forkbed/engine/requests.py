@@ -155,7 +155,10 @@ class OperationDetail:
 
 @dataclass(frozen=True, slots=True)
 class GarbageItem:
-    """One thing on the host that nothing needs. `kind` is "machine", "volume", "network" or "seed"."""
+    """One thing on the host that nothing needs.
+
+    `kind` is "machine", "seed", "volume", "network", or "snapshot": what is left of one (disks, memory, records).
+    """
 
     kind: str
     name: str
