@@ -67,7 +67,6 @@ class VolumeCutView:
     name: str
     size_bytes: int
     own_bytes: int  # allocated by layers that nothing else stands on: what removing it gives back
-    backing: str = ""  # image id of a root volume: it stands on that image, which must stay
 
 
 class VolumeCuts(Protocol):
@@ -101,7 +100,10 @@ class VolumeCuts(Protocol):
         """Make the volume on top of `volume.origin`. NOT_FOUND if that cut is gone. Never overwrites a volume."""
 
     def renew(self, volume: ResolvedVolume) -> Effect:
-        """Give up all that was written to a volume since it was made on its origin. Its machine must not run."""
+        """Give up all that was written to a volume since it was made on its origin. Its machine must not run.
+
+        ALREADY if nothing was.
+        """
 
     def chain(self, volume_id: VolumeId) -> tuple[str, ...]:
         """The volume's files, active layer first, the image last."""

@@ -15,6 +15,7 @@ from forkbed.base.ids import ImageId, SnapshotId, SystemId, VolumeId
 from forkbed.base.units import format_size
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedVolume, VolumeOrigin
 from forkbed.core.systems.steps import Effect
+from forkbed.drivers.volumes import layer_files
 from forkbed.drivers.volumes.making import make_volume, owner_of
 from forkbed.drivers.volumes.records import CutRecord, LayerFile, Prepared, VolumeRecord, sidecar_name
 from forkbed.drivers.volumes.shelf import Shelf, prepared_for
@@ -117,6 +118,8 @@ class OverlayCuts:
             record = shelf.existing(volume.id)
             shelf.refuse_worked_on(record)
             layers = self._layers_of_origin(volume)
+            if record.files == (record.active, *layers) and layer_files.is_empty(record.active):
+                return Effect.ALREADY
             active = shelf.fresh_layer(volume.id, _RENEWED)
             shelf.add_layer(record, active, layers[0])
             given_up = tuple(file for file in record.files if file not in layers)
@@ -181,5 +184,4 @@ def _view(cut: CutRecord, own_bytes: int) -> VolumeCutView:
         name=owner.name,
         size_bytes=owner.size_bytes,
         own_bytes=own_bytes,
-        backing=owner.image_id,
     )

@@ -6,6 +6,7 @@ Tools are always told the whole chain. The name of a backing file in a header is
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from forkbed.drivers.volumes.records import LayerFile
 
 _TOOL_TIMEOUT_S = 120.0
 _BLOCK_BYTES = 512  # what st_blocks counts in
+_HEADER = struct.Struct(">4s32xIQ")  # magic, entries of the L1 table and where it is
+_MAGIC = b"QFI\xfb"
+_MOST_TABLE_BYTES = 32 * 1024**2  # QEMU opens no larger one
 MAKE_ROOM = (
     "if the disk is full, delete snapshots or discard forks that nobody needs: that works without space"
 )
@@ -80,6 +84,23 @@ def resize(layers: Sequence[LayerFile], size_bytes: int, subject: str) -> None:
             details=done.complaint,
         )
     raise processes.failure(done, subject=subject)
+
+
+def is_empty(layer: LayerFile) -> bool:
+    """Whether a qcow2 layer at rest holds nothing, so that it shows what lies below it.
+
+    Then its first table of clusters (L1) has no entry; sizes are taken from the header, paths never.
+    """
+    with Path(layer.path).open("rb") as file:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            return False
+        magic, entries, table = _HEADER.unpack(header)
+        table_bytes = 8 * entries
+        if magic != _MAGIC or table_bytes > _MOST_TABLE_BYTES:
+            return False
+        file.seek(table)
+        return file.read(table_bytes) == bytes(table_bytes)
 
 
 def allocated_bytes(path: str) -> int:
