@@ -165,6 +165,21 @@ def test_what_an_operation_is_about_is_no_garbage(parallel: Installation) -> Non
     assert set(looks) == {()}
 
 
+def test_all_that_a_lost_system_left_goes_at_once(pair: Installation) -> None:
+    lost, record = snapshot(pair), pair.store.system("pair")
+    assert record is not None
+    for layer in pair.world.disks.layers.values():
+        layer.blocks["written"] = "something"
+    pair.store.delete_system(record.id)
+    pair.host.sidecars.remove("systems", record.id)
+    pair.host.sidecars.remove("snapshots", lost.id)
+    collect(pair)
+    assert found(pair) == (), (
+        "the snapshot's layers were shared with the volumes, and are its own without them"
+    )
+    assert layers(pair) == 0
+
+
 def test_a_fork_that_nobody_knows_goes_and_its_original_stays(pair: Installation) -> None:
     lost = snapshot(pair)
     assert succeeded(pair.ended(pair.controller.fork("pair", ForkOptions("try", at="one"), PERSON)))
