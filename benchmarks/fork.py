@@ -37,7 +37,8 @@ _LARGE_ROUNDS = 2
 _FORKS = (1, 2, 4, 8)
 _AFTERWARDS_S = 1.0
 _FIRST_KIB, _MORE_MIB = 64, 16
-_SIDES = ("forkbed", "plain")  # in this order: the plain script's snapshots are not known to Forkbed
+# In this order: the plain script's snapshots are not known to Forkbed.
+_OURS, _LIVE, _TOGETHER = "forkbed", "plain, each live", "plain, one instant"
 _PLAIN = "/var/lib/forkbed/plain"  # below it a directory for each round
 _MIB = 1024**2
 
@@ -77,7 +78,7 @@ def _sizes(bench: Bench, agents: Agents, machines: int, rounds: int) -> Iterator
     """Idle machines of 256 MiB, and the same with one that writes steadily."""
     with system(bench, f"s{machines}", machines) as made:
         idle, writing = Sides(), Sides()
-        for side in _SIDES:
+        for side in (_OURS, _LIVE, *([_TOGETHER] if machines > 1 else [])):
             idle.take(made, agents, side, rounds)
             with _writing(made):
                 writing.take(made, agents, side, rounds)
@@ -101,10 +102,10 @@ def _large(bench: Bench, agents: Agents) -> Iterator[Figure]:
     """One machine of 6 GiB whose memory is full to 4 GiB."""
     with system(bench, "large", 1, memory="6GiB", held_mib=4096) as made:
         sides = Sides()
-        for side in _SIDES:
+        for side in (_OURS, _LIVE):
             sides.take(made, agents, side, _LARGE_ROUNDS)
     what = "6 GiB, 4 GiB touched"
-    yield _freeze(what, sides, LARGE_FREEZE_LIMIT_S)
+    yield _freeze(what, sides, LARGE_FREEZE_LIMIT_S, _LIVE)
     yield sides.figure(f"{what}: ready", lambda t: t.ready)
 
 
@@ -112,7 +113,7 @@ def _many(bench: Bench, agents: Agents) -> Iterator[Figure]:
     """Several forks of one machine, made at once."""
     with system(bench, "many", 1) as made:
         counts = {count: Sides() for count in _FORKS}
-        for side in _SIDES:
+        for side in (_OURS, _LIVE):
             for count, sides in counts.items():
                 sides.take(made, agents, side, 1, count)
     for count, sides in counts.items():
@@ -123,11 +124,17 @@ def _many(bench: Bench, agents: Agents) -> Iterator[Figure]:
 
 def _figures(what: str, sides: Sides, *, targets: int = 0) -> Iterator[Figure]:
     """The figures of one size; `targets` is how many machines it has, if targets are set for it."""
-    yield _freeze(what, sides, FREEZE_LIMIT_S if targets == 2 else None)
-    yield Figure(f"{what}: largest gap without fork", median(t.quiet for t in sides.ours), "s")
-    yield sides.figure(f"{what}: skew", lambda t: t.skew, limit=SKEW_LIMIT_S if targets == 4 else None)
+    one_instant = _TOGETHER in sides.taken
+    limit = FREEZE_LIMIT_S if targets == 2 else None
+    yield _freeze(what, sides, limit, _TOGETHER if one_instant else _LIVE)
+    if one_instant:  # the live script is no like for like: it keeps each machine at an instant of its own
+        yield sides.figure(f"{what}: freeze (plain: each live)", lambda t: t.freeze)
+    yield Figure(f"{what}: largest gap without fork", median(t.quiet for t in sides.taken[_OURS]), "s")
     yield sides.figure(
-        f"{what}: ready",
+        f"{what}: skew (plain: each live)", lambda t: t.skew, limit=SKEW_LIMIT_S if targets == 4 else None
+    )
+    yield sides.figure(
+        f"{what}: ready (plain: each live)",
         lambda t: t.ready,
         limit=READY_LIMIT_S if targets == 2 else None,
         ratio_limit=1.0 if targets == 2 else None,
@@ -146,24 +153,26 @@ def _used(sort: str, stage: int, forks: int = 1) -> Callable[[Taken], float]:
     return value
 
 
-def _freeze(what: str, sides: Sides, limit: float | None) -> Figure:
-    return sides.figure(
-        f"{what}: freeze", lambda t: t.freeze, limit=limit, ratio_limit=FREEZE_RATIO if limit else None
-    )
+def _freeze(what: str, sides: Sides, limit: float | None, plain: str) -> Figure:
+    ratio_limit = FREEZE_RATIO if limit else None
+    words = f"{what}: freeze ({plain})"
+    return sides.figure(words, lambda t: t.freeze, plain=plain, limit=limit, ratio_limit=ratio_limit)
 
 
 @dataclass(slots=True)
 class Sides:
-    """What Forkbed's forks and the plain script's came to."""
+    """What the forks came to, by who made them."""
 
-    ours: list[Taken] = field(default_factory=list)
-    plain: list[Taken] = field(default_factory=list)
+    taken: dict[str, list[Taken]] = field(default_factory=dict)
 
     def take(self, made: System, agents: Agents, side: str, rounds: int, count: int = 1) -> None:
-        """Fork that often with one of the two."""
+        """Fork that often."""
         for _ in range(rounds):
-            taken = (_forkbed if side == "forkbed" else _plain)(made, agents, count)
-            (self.ours if side == "forkbed" else self.plain).append(taken)
+            if side == _OURS:
+                taken = _forkbed(made, agents, count)
+            else:
+                taken = _plain(made, agents, count, together=side == _TOGETHER)
+            self.taken.setdefault(side, []).append(taken)
             print(
                 f"{made.name}, {side}, {count} forks: froze {taken.freeze * 1000:.0f} ms"
                 f" (at rest {taken.quiet * 1000:.0f}), skew {taken.skew * 1000:.0f} ms, ready {taken.ready:.2f} s",
@@ -176,11 +185,12 @@ class Sides:
         value: Callable[[Taken], float],
         unit: str = "s",
         *,
+        plain: str = _LIVE,
         limit: float | None = None,
         ratio_limit: float | None = None,
     ) -> Figure:
-        """Medians of the two; the limits are the target."""
-        mine, other = (median(map(value, side)) for side in (self.ours, self.plain))
+        """Medians of ours and of a plain script; the limits are the target."""
+        mine, other = (median(map(value, self.taken[side])) for side in (_OURS, plain))
         ratio = mine / other if other else None
         wanted, met = [], []
         if limit is not None:
@@ -213,12 +223,13 @@ def _forkbed(made: System, agents: Agents, count: int) -> Taken:
     return taken
 
 
-def _plain(made: System, agents: Agents, count: int) -> Taken:
+def _plain(made: System, agents: Agents, count: int, *, together: bool) -> Taken:
     """The plain script; its skew is that of the gaps that the client saw."""
     copies = [copy_name(domain, number) for domain in made.domains for number in range(count)]
     plan = made.bench.state_dir / "plain.json"
     directory = f"{_PLAIN}/{uuid4()}"
-    plan.write_text(json.dumps({"machines": made.domains, "copies": count, "directory": directory}))
+    wanted = {"machines": made.domains, "together": together, "copies": count, "directory": directory}
+    plan.write_text(json.dumps(wanted))
     argv = [sys.executable, "/var/lib/forkbed/plain_fork.py", "/var/lib/forkbed/plain.json"]
 
     @contextmanager

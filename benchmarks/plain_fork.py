@@ -1,12 +1,16 @@
 """Fork running machines with plain virsh and qemu-img: what `fork` is measured against. Uses no part of Forkbed.
 
-For each machine, all at the same time: an external live snapshot of memory and disks; then for each copy an overlay on
-the disks' frozen layers, and the memory's file restored with a description of the copy's own. libvirt refuses to
-restore under another name or uuid, so these are written over in the file, at the same length.
+For each machine, all at the same time: an external snapshot of memory and disks; then for each copy an overlay on the
+disks' frozen layers, and the memory's file restored with a description of the copy's own. libvirt refuses to restore
+under another name or uuid, so these are written over in the file, at the same length.
 
-Run in the lab with a JSON file that holds `machines` (names of domains), `copies` (how many of each) and `directory`.
-Prints a line when all copies run, and removes them at the end of its input. The machines stay on their new overlays in
-the directory: committing these back while the machine runs failed here, with "Failed to get write lock".
+A snapshot is taken live, which keeps each machine at an instant of its own; or, for one instant of all, machines are
+suspended first, and go on when all snapshots are complete: libvirt has nothing in between.
+
+Run in the lab with a JSON file that holds `machines` (names of domains), `together` (one instant of all, instead of each
+live), `copies` (how many of each) and `directory`. Prints a line when all copies run, and removes them at the end of its
+input. The machines stay on their new overlays in the directory: committing these back while the machine runs failed
+here, with "Failed to get write lock".
 """
 
 from __future__ import annotations
@@ -40,9 +44,9 @@ class Machine:
     directory: Path
     disks: dict[str, str] = field(default_factory=dict)
 
-    def snapshot(self) -> None:
-        """Keep memory and disks of one instant while it runs."""
-        words = []
+    def snapshot(self, together: bool) -> None:
+        """Keep memory and disks of one instant."""
+        words = [] if together else ["--live"]
         for line in run("virsh", "domblklist", self.domain, "--details").splitlines()[2:]:
             if not line.strip():
                 continue
@@ -135,6 +139,15 @@ def at_once(actions: Sequence[Callable[[], object]]) -> None:
             future.result()
 
 
+def snapshot(machines: Sequence[Machine], together: bool) -> None:
+    """Keep all machines."""
+    if together:
+        at_once([lambda m=m: run("virsh", "suspend", m.domain) for m in machines])  # type: ignore[misc]
+    at_once([lambda m=m: m.snapshot(together) for m in machines])  # type: ignore[misc]
+    if together:
+        at_once([lambda m=m: run("virsh", "resume", m.domain) for m in machines])  # type: ignore[misc]
+
+
 def main(plan: str) -> None:
     """Fork, say so, wait, remove."""
     wanted = json.loads(Path(plan).read_text())
@@ -145,7 +158,7 @@ def main(plan: str) -> None:
     run("ip", "link", "add", BRIDGE, "type", "bridge")
     run("ip", "link", "set", BRIDGE, "up")
     try:
-        at_once([machine.snapshot for machine in machines])
+        snapshot(machines, wanted["together"])
         at_once([lambda m=m, n=n: m.copy_memory(n) for m, n in pairs])  # type: ignore[misc]
         at_once([lambda m=m, n=n: m.restore(n) for m, n in pairs])  # type: ignore[misc]
         print("forked", flush=True)
