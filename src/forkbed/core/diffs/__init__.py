@@ -1,0 +1,1 @@
+"""What differs between the disks of related systems: the words for it, and the deciding."""
