@@ -140,39 +140,46 @@ class BranchRunner:
         record = self._forking.record(goal.revision.system_id)
         kept = self._forking.known(goal.kept_id)
         if record.resolved != goal.revision.resolved:
-            with TakenBack(self._around, kept.id):
-                self._forking.refuse_half_made(f"rollback of {record.name}")
-                self._life.check_cancelled()
-                self._commit_rollback(goal, record, kept)
+            if not self._host.cuts.was_given_up(kept.id):
+                with TakenBack(self._around, kept.id):
+                    self._forking.refuse_half_made(f"rollback of {record.name}")
+                    self._life.check_cancelled()
+                    self._keep_replaced(goal, kept)
+            self._switch(goal, record)
+        self._host.cuts.forget_given_up(kept.id)
         # from here on it only goes forward: what was is kept as a snapshot
         life = Life(self._around, self._operation, threading.Event())
         PlanLoop(life, record.id, goal.goal).run()
         return {"kept": kept.name}
 
-    def _commit_rollback(self, goal: RollbackGoal, record: SystemRecord, kept: Snapshot) -> None:
+    def _keep_replaced(self, goal: RollbackGoal, kept: Snapshot) -> None:
+        """Keep what there is, and give it up: the commit point."""
         target = self._forking.known(goal.snapshot_id)
         if target.status is not SnapshotStatus.COMPLETE:
             raise gone(target.name)
         kept, cut = self._forking.cut(kept, hold=kept.kind is SnapshotKind.LIVE)
+        if cut is None:
+            self._forking.complete(kept, cut)
+            return
         try:
             self._forking.complete(kept, cut)
-            with self._life.step("switch", record.name):
-                after = replace(
-                    record,
-                    resolved=goal.revision.resolved,
-                    wanted=goal.goal.wanted,
-                    up=goal.goal.networks,
-                    changed_at=self._host.clock.now(),
-                )
-                with self._around.accepting:
-                    self._store.replace_systems([after], goal.revision)
-        except OperationalError:
-            if cut is not None:
-                cut.resume()
-            raise
-        if cut is not None:
             cut.give_up()
-        write_sidecars(self._host, self._store, after)
+        except OperationalError:
+            cut.resume()
+            raise
+
+    def _switch(self, goal: RollbackGoal, record: SystemRecord) -> None:
+        with self._life.step("switch", record.name):
+            after = replace(
+                record,
+                resolved=goal.revision.resolved,
+                wanted=goal.goal.wanted,
+                up=goal.goal.networks,
+                changed_at=self._host.clock.now(),
+            )
+            with self._around.accepting:
+                self._store.replace_systems([after], goal.revision)
+            write_sidecars(self._host, self._store, after)
 
     # folding
 

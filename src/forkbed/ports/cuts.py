@@ -66,7 +66,12 @@ class Cut(Protocol):
         """Let machines go on that the cut holds."""
 
     def give_up(self) -> None:
-        """The held machines will not go on: from now on nobody resumes them (the commit point of a rollback)."""
+        """The held machines will not go on: from now on nobody resumes them, also if this process dies.
+
+        The commit point of whatever replaces them: it succeeds once and durably, or raises CONFLICT because
+        somebody let them go on already. `MachineCuts.was_given_up` tells of it until `forget_given_up`, or until
+        the host's boot ends, and with it all machines.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +90,30 @@ class MachineCuts(Protocol):
     def memory_file_bytes(self, machine_id: MachineId) -> int:
         """The space that the file of the machine's memory may need."""
 
-    def cut(self, snapshot_id: SnapshotId, orders: Sequence[CutOrder], *, hold: bool, quiesce: bool) -> Cut:
+    def cut(
+        self,
+        snapshot_id: SnapshotId,
+        orders: Sequence[CutOrder],
+        *,
+        hold: bool,
+        quiesce: bool,
+        hold_limit_s: float = 0.0,
+    ) -> Cut:
         """Freeze all, put the disks on their overlays, keep memory where ordered, let go unless `hold`.
 
         Returns when all have resumed (or are held and their memory is complete). Memory's space is allocated
         before the pause: CONFLICT without one if it does not fit. With `quiesce`, file systems are frozen through
         the agents first, for a limited time. A machine that was paused stays paused. With `hold`, or where
-        the host refuses background snapshots, memory is written while the machine stands still.
+        the host refuses background snapshots, memory is written while the machine stands still. Machines that were
+        held for `hold_limit_s` and a while longer are let go on by the guard.
         On any failure all machines that ran run again; which disks moved on, `disks_in_use` tells.
         """
+
+    def was_given_up(self, snapshot_id: SnapshotId) -> bool:
+        """Whether the machines that a cut for this snapshot held were given up."""
+
+    def forget_given_up(self, snapshot_id: SnapshotId) -> None:
+        """What replaces them is stored: the note is not needed any more."""
 
     def restore(self, definition: MachineDefinition, memory: MemoryRef) -> Effect:
         """Let the defined machine go on from a memory, on the definition's disks, NICs, names and ids.

@@ -26,13 +26,13 @@ from forkbed.drivers.libvirt.domain_xml import Boot
 from forkbed.drivers.libvirt.failures import translate
 from forkbed.drivers.libvirt.feeding import Pipes
 from forkbed.drivers.libvirt.freezing import MachineFreeze, stream_limit_bytes
-from forkbed.drivers.libvirt.groupcut import GroupCut
+from forkbed.drivers.libvirt.groupcut import GroupCut, purpose_of
 from forkbed.drivers.libvirt.guard import ensure_guard
 from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor
 from forkbed.drivers.libvirt.logs import emulator_words
 from forkbed.drivers.libvirt.memories import Memories
 from forkbed.drivers.libvirt.monitor import Monitor
-from forkbed.drivers.libvirt.pauses import Pauses, Phase
+from forkbed.drivers.libvirt.pauses import Pause, Pauses, Phase
 from forkbed.drivers.libvirt.power import is_active
 from forkbed.drivers.libvirt.refusals import refusal
 from forkbed.drivers.libvirt.releasing import Release
@@ -74,7 +74,15 @@ class LibvirtCuts:
             lambda domain: stream_limit_bytes(ElementTree.fromstring(domain.XMLDesc(0))),
         )
 
-    def cut(self, snapshot_id: SnapshotId, orders: Sequence[CutOrder], *, hold: bool, quiesce: bool) -> Cut:
+    def cut(
+        self,
+        snapshot_id: SnapshotId,
+        orders: Sequence[CutOrder],
+        *,
+        hold: bool,
+        quiesce: bool,
+        hold_limit_s: float = 0.0,
+    ) -> Cut:
         """Cut the machines at one instant. See `ports.cuts`."""
         if not orders:
             raise ValueError("a cut of no machine")
@@ -98,6 +106,7 @@ class LibvirtCuts:
             self._ensure_guard,
             hold=hold,
             quiesce=quiesce,
+            hold_limit_s=hold_limit_s,
         )
         made.make()
         for outcome in made.outcomes:
@@ -110,6 +119,19 @@ class LibvirtCuts:
                 note=outcome.note,
             )
         return made
+
+    def was_given_up(self, snapshot_id: SnapshotId) -> bool:
+        """Whether the machines that a cut for this snapshot held were given up."""
+        return bool(self._given_up(snapshot_id))
+
+    def forget_given_up(self, snapshot_id: SnapshotId) -> None:
+        """Remove the note of that."""
+        for pause in self._given_up(snapshot_id):
+            pause.remove()
+
+    def _given_up(self, snapshot_id: SnapshotId) -> list[Pause]:
+        purpose = purpose_of(snapshot_id)
+        return [p for p in self._pauses.all() if p.phase is Phase.GIVEN_UP and p.note.purpose == purpose]
 
     def restore(self, definition: MachineDefinition, memory: MemoryRef) -> Effect:
         """Let the defined machine go on from a memory. See `ports.cuts`."""
@@ -157,7 +179,7 @@ class LibvirtCuts:
         self._pauses.sweep()
         self._pipes.sweep()
         self._memories.sweep()
-        pauses = self._pauses.all()
+        pauses = [pause for pause in self._pauses.all() if pause.phase is not Phase.GIVEN_UP]
         for pause in pauses:
             if pause.phase is Phase.FROZEN:
                 pause.move(Phase.RELEASE)

@@ -49,6 +49,7 @@ class GroupCut:
         *,
         hold: bool,
         quiesce: bool,
+        hold_limit_s: float,
     ) -> None:
         self._snapshot_id = snapshot_id
         self._machines = machines
@@ -57,6 +58,7 @@ class GroupCut:
         self._call = call
         self._ensure_guard = ensure_guard
         self._hold = hold
+        self._hold_limit_s = hold_limit_s
         self._quiesce = quiesce
         self._pause: Pause | None = None
         self._barrier = threading.Barrier(len(machines))
@@ -108,7 +110,7 @@ class GroupCut:
     def give_up(self) -> None:
         """The held machines will not go on. CONFLICT if somebody let them go on already."""
         assert self._pause is not None
-        gone = self._pause.phase is Phase.FROZEN and self._pause.remove()
+        gone = self._pause.phase is Phase.FROZEN and self._pause.move(Phase.GIVEN_UP)
         self._close()
         if not gone:
             raise OperationalError(
@@ -216,13 +218,17 @@ class GroupCut:
 
     def _note(self, limit_s: float) -> None:
         machines = [PausedMachine(m.uuid, runs=m.runs, thaw=m.quiesces) for m in self._machines]
-        self._pause = self._pauses.write(f"snapshot {self._snapshot_id}", machines, limit_s)
+        self._pause = self._pauses.write(purpose_of(self._snapshot_id), machines, limit_s)
 
     def _limit_s(self, *, writing: bool) -> float:
         """How long machines may stand still before the guard takes it that we have hung."""
         limit = _FREEZE_LIMIT_S + (_QUIESCE_LIMIT_S if self._quiesce else 0)
         if writing:
-            limit += _HOLD_LIMIT_S + sum(m.limit_bytes for m in self._machines) / _SLOWEST_WRITING
+            limit += (
+                _HOLD_LIMIT_S
+                + self._hold_limit_s
+                + sum(m.limit_bytes for m in self._machines) / _SLOWEST_WRITING
+            )
         return limit
 
     def _move(self, phase: Phase) -> None:
@@ -263,6 +269,11 @@ class GroupCut:
         errors = [error for future in futures if (error := future.exception()) is not None]
         for error in sorted(errors, key=lambda error: getattr(error, "kind", None) is Kind.BUSY):
             raise error
+
+
+def purpose_of(snapshot_id: SnapshotId) -> str:
+    """What the note of a cut for that snapshot says."""
+    return f"snapshot {snapshot_id}"
 
 
 def _in_thread(function: Callable[[], None]) -> Future[None]:

@@ -98,7 +98,8 @@ class Guard:
             now = time.monotonic()
             self._forget_all_but({pause.name for pause in pauses})
             for pause in pauses:
-                self._look_at(pause, now)
+                if pause.phase is not Phase.GIVEN_UP:
+                    self._look_at(pause, now)
             if pauses:
                 idle_since = now
             elif now - idle_since > _IDLE_S:

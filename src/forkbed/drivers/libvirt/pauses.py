@@ -5,6 +5,7 @@ A note is written once and never changed; its file's suffix says how far the cut
 `standby` nothing stands still; QEMU may have our file open, the capability on, or be streaming
 `frozen`  machines may stand still, file systems may be frozen
 `release` they are to run again; whoever made the cut may not go on with it
+`given-up` they were held and never go on: something replaces them, and the note says so until that is stored
 
 The owner moves it from one to the next by renaming, and so does the guard; a rename works for one of them only.
 That is what makes "nobody resumes these any more" and "let them go on" exclude each other.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from forkbed.drivers import liveness
-from forkbed.drivers.durable import read_files, sweep_temporaries, write_json_durably
+from forkbed.drivers.durable import read_files, sweep_temporaries, sync_directory, write_json_durably
 from forkbed.drivers.liveness import ProcessId
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -32,6 +33,7 @@ class Phase(StrEnum):
     STANDBY = "standby"
     FROZEN = "frozen"
     RELEASE = "release"
+    GIVEN_UP = "given-up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Pause:
             os.rename(self._path(self.phase), self._path(phase))
         except FileNotFoundError:
             return False
+        sync_directory(self._directory)
         self.phase = phase
         return True
 

@@ -66,6 +66,7 @@ class SimulatedCut:
                 machine = self._world.machines.get(outcome.machine_id)
                 if machine is not None:
                     machine.frozen = False
+            self._world.given_up.add(self._snapshot_id)
 
 
 class SimulatedCuts:
@@ -85,7 +86,13 @@ class SimulatedCuts:
             return self._find(machine_id).definition.machine.spec.memory_bytes
 
     def cut(
-        self, snapshot_id: SnapshotId, orders: Sequence[CutOrder], *, hold: bool, quiesce: bool
+        self,
+        snapshot_id: SnapshotId,
+        orders: Sequence[CutOrder],
+        *,
+        hold: bool,
+        quiesce: bool,
+        hold_limit_s: float = 0.0,
     ) -> SimulatedCut:
         """Freeze, move the disks on, keep memory, let go."""
         self._world.call("cuts.cut", snapshot_id)
@@ -115,6 +122,16 @@ class SimulatedCuts:
                     for order, machine, (power, at) in zip(orders, machines, frozen, strict=True)
                 ],
             )
+
+    def was_given_up(self, snapshot_id: SnapshotId) -> bool:
+        """Whether they were."""
+        with self._world.lock:
+            return snapshot_id in self._world.given_up
+
+    def forget_given_up(self, snapshot_id: SnapshotId) -> None:
+        """Not any more."""
+        with self._world.lock:
+            self._world.given_up.discard(snapshot_id)
 
     def restore(self, definition: MachineDefinition, memory: MemoryRef) -> Effect:
         """Go on from a memory, under a new boot id."""

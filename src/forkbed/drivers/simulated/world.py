@@ -103,6 +103,7 @@ class SimulatedWorld:
     volumes: dict[VolumeId, VolumeView] = field(default_factory=dict)
     disks: Disks = field(default_factory=Disks)
     memories: dict[tuple[SnapshotId, MachineId], SimulatedMemory] = field(default_factory=dict)
+    given_up: set[SnapshotId] = field(default_factory=set)  # cuts whose held machines never go on
     networks: dict[NetworkId, NetworkView] = field(default_factory=dict)
     intents: dict[NetworkId, list[Intent]] = field(default_factory=dict)  # of networks that record
     seeds: dict[MachineId, str] = field(default_factory=dict)
