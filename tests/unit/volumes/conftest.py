@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +69,39 @@ class Bench:
         return {path.name for path in self.directory.iterdir()}
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    image = image_in(tmp_path)
-    bench = Bench(tmp_path / "volumes", image, OverlayVolumes(tmp_path / "volumes"))
-    bench.driver.create(SYSTEM, MACHINE, ROOT, image)
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The root volume, blank but for its image; to be copied."""
+    scratch = tmp_path_factory.mktemp("plain")
+    bench = Bench(scratch / "volumes", image_in(scratch), OverlayVolumes(scratch / "volumes"))
+    bench.driver.create(SYSTEM, MACHINE, ROOT, bench.image)
     return bench
+
+
+@pytest.fixture(scope="session")
+def grown_up(plain: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The root volume on four layers of its own, of which each holds a cluster; to be copied."""
+    bench = copied(plain, tmp_path_factory.mktemp("grown-up"))
+    for number, name in enumerate(("one", "two", "three", "four"), start=1):
+        bench.write(ROOT, number, number + 1)
+        if name != "four":
+            bench.cut(name)
+            bench.driver.release_cut(SnapshotId(name))
+    assert bench.names() == ["root1.three.qcow2", "root1.two.qcow2", "root1.one.qcow2", "root1.qcow2"]
+    return bench
+
+
+@pytest.fixture
+def bench(plain: Bench, tmp_path: Path) -> Bench:
+    return copied(plain, tmp_path)
+
+
+@pytest.fixture
+def layered(grown_up: Bench, tmp_path: Path) -> Bench:
+    return copied(grown_up, tmp_path)
+
+
+def copied(bench: Bench, scratch: Path) -> Bench:
+    """The same in another directory: sidecars name our own files without one."""
+    directory = shutil.copytree(bench.directory, scratch / "volumes")
+    return Bench(directory, bench.image, OverlayVolumes(directory))
