@@ -1,6 +1,6 @@
 """From YAML text to a checked model: every problem at once, each at its place in the file.
 
-Serves the manifest and the image recipe: `load_document(text, file_name, Model)`.
+Serves the manifest, the image recipe and the steps of an upgrade: `load_document(text, file_name, Model)`.
 """
 
 from __future__ import annotations

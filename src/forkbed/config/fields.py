@@ -1,7 +1,7 @@
 """The kinds of values that documents hold, read from text: sizes, times, numbers, names, paths, modes.
 
 Each says what is wrong with a value and what would be right, and what it looks like in a JSON Schema. Shared by
-the manifest and the image recipe.
+the manifest, the image recipe and the steps of an upgrade.
 """
 
 from __future__ import annotations
@@ -189,6 +189,11 @@ HttpStatus = Annotated[
     int,
     BeforeValidator(_whole(100, 599, "an HTTP status")),
     _or_variable(type="integer", minimum=100, maximum=599),
+]
+ExitStatus = Annotated[
+    int,
+    BeforeValidator(_whole(0, 255, "an exit status")),
+    _or_variable(type="integer", minimum=0, maximum=255),
 ]
 FormatVersion = Annotated[Literal[1], BeforeValidator(_version), WithJsonSchema({"enum": [1, "1"]})]
 

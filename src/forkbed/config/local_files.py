@@ -1,6 +1,6 @@
-"""Which files of the client's disk a manifest names, so that the client can send them along.
+"""Which files of the client's disk a document (manifest, recipe, steps) names: the client sends them along.
 
-Looks at the YAML only and passes over anything odd: what is wrong with a manifest is told by `parse_manifest`.
+Looks at the YAML only and passes over anything odd: what is wrong with a document is told by who reads it.
 Light on purpose (no pydantic): the command line imports it.
 """
 
@@ -45,6 +45,15 @@ def recipe_files(text: str, file_name: str) -> frozenset[str]:
     """The files that the image recipe in `text` wants. Raises `ManifestInvalid` if it is not YAML."""
     data = to_data(read_yaml(text, file_name).root)
     return frozenset(_sources(_values(_entry(data.value, "files"))))
+
+
+def steps_files(text: str, file_name: str) -> frozenset[str]:
+    """The files and scripts that the steps in `text` want. Raises `ManifestInvalid` if it is not YAML."""
+    data = to_data(read_yaml(text, file_name).root)
+    steps = _values(_entry(data.value, "steps"))
+    scripts = {script for step in steps if isinstance(script := _entry(step, "script"), str)}
+    pushed = {source for step in steps for source in _sources(_values(_entry(step, "push")))}
+    return frozenset(scripts | pushed)
 
 
 def _may_name_files(text: str) -> bool:

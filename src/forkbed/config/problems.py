@@ -32,7 +32,7 @@ class LocatedProblem:
 
 
 class ManifestInvalid(OperationalError):
-    """A document (a manifest, an image recipe) that cannot be right, with all of its problems at once."""
+    """A document (a manifest, an image recipe, steps) that cannot be right, with all of its problems at once."""
 
     def __init__(self, file_name: str, problems: Iterable[LocatedProblem]) -> None:
         self.file_name = file_name

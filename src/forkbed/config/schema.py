@@ -72,3 +72,17 @@ RECIPE_EXAMPLE: dict[str, Any] = {
     "commands": ["systemctl enable nginx"],
     "size": "4GiB",
 }
+
+STEPS_EXAMPLE: dict[str, Any] = {
+    "version": 1,
+    "steps": [
+        {
+            "name": "New application",
+            "machine": "web",
+            "push": [{"path": "/opt/app/main.py", "source": "main.py", "mode": "0755"}],
+            "run": "systemctl restart app",
+        },
+        {"machine": "db", "script": "migrate.sh", "user": "postgres", "timeout": "5m"},
+        {"machine": "db", "reboot": True},
+    ],
+}

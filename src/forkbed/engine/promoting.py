@@ -5,22 +5,14 @@ Standard library only, like `requests`: the command line imports it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from forkbed.core.operations.records import Operation
+from forkbed.core.rehearsals.bundle import StepsBundle as StepsBundle
 from forkbed.core.rehearsals.records import FreezePrediction, Rehearsal
 from forkbed.engine.requests import Request
-
-
-@dataclass(frozen=True, slots=True)
-class StepsBundle:
-    """A file of steps with the local files that they push, by the path as written."""
-
-    file_name: str
-    text: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

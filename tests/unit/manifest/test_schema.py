@@ -16,8 +16,11 @@ from forkbed.cli.commands.schema import schema
 from forkbed.config.manifest import parse_manifest
 from forkbed.config.manifest_model import Manifest
 from forkbed.config.recipe import RecipeDocument, parse_recipe
-from forkbed.config.schema import MANIFEST_EXAMPLE, RECIPE_EXAMPLE, json_schema
+from forkbed.config.schema import MANIFEST_EXAMPLE, RECIPE_EXAMPLE, STEPS_EXAMPLE, json_schema
+from forkbed.config.steps import parse_steps
+from forkbed.config.steps_model import StepsDocument
 from forkbed.core.images.bundle import RecipeBundle
+from forkbed.core.rehearsals.bundle import StepsBundle
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.spec import SystemSpec
 from tests.unit.manifest.specs import systems
@@ -25,13 +28,14 @@ from tests.unit.manifest.specs import systems
 ROOT = Path(__file__).parents[3]
 MANIFEST = json_schema(Manifest, "m", [MANIFEST_EXAMPLE])
 RECIPE = json_schema(RecipeDocument, "r", [RECIPE_EXAMPLE])
+STEPS = json_schema(StepsDocument, "s", [STEPS_EXAMPLE])
 
 
 def validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(schema)
 
 
-@pytest.mark.parametrize("made", [MANIFEST, RECIPE], ids=["manifest", "recipe"])
+@pytest.mark.parametrize("made", [MANIFEST, RECIPE, STEPS], ids=["manifest", "recipe", "steps"])
 def test_a_schema_is_one_and_its_examples_obey_it(made: dict[str, Any]) -> None:
     jsonschema_rs.meta.validate(made)
     for example in made["examples"]:
@@ -41,6 +45,8 @@ def test_a_schema_is_one_and_its_examples_obey_it(made: dict[str, Any]) -> None:
 def test_the_examples_are_accepted_by_the_readers() -> None:
     parse_manifest(ManifestBundle("m", yaml.safe_dump(MANIFEST_EXAMPLE)))
     parse_recipe(RecipeBundle("r", yaml.safe_dump(RECIPE_EXAMPLE), {"app.conf": b""}))
+    files = {"main.py": b"", "migrate.sh": b"#!/bin/sh"}
+    parse_steps(StepsBundle("s", yaml.safe_dump(STEPS_EXAMPLE), files), ["web", "db"])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +92,7 @@ def test_variables_may_stand_for_numbers_too() -> None:
     validator(MANIFEST).validate({**MANIFEST_EXAMPLE, "machines": {"a": machine}})
 
 
-@pytest.mark.parametrize("made", [MANIFEST, RECIPE], ids=["manifest", "recipe"])
+@pytest.mark.parametrize("made", [MANIFEST, RECIPE, STEPS], ids=["manifest", "recipe", "steps"])
 def test_every_key_is_described(made: dict[str, Any]) -> None:
     parts = [made, *made["$defs"].values()]
     parts = [arm for part in parts for arm in [part, *part.get("anyOf", [])] if "properties" in arm]
@@ -96,7 +102,7 @@ def test_every_key_is_described(made: dict[str, Any]) -> None:
             assert value.get("description"), key
 
 
-@pytest.mark.parametrize("document", ["manifest", "recipe"])
+@pytest.mark.parametrize("document", ["manifest", "recipe", "steps"])
 def test_the_command_prints_it(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     schema(document)  # type: ignore[arg-type]
     assert json.loads(capsys.readouterr().out)["$schema"].endswith("2020-12/schema")
