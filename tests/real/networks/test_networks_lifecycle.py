@@ -21,6 +21,7 @@ from tests.real.networks.test_networks_traffic import resolve
 from tests.real.networks.world import (
     HOST,
     RUNTIME,
+    STATE,
     WORLD,
     WORLD_ADDRESS,
     Guest,
@@ -52,8 +53,9 @@ def pid_of(name: str) -> int:
 def what_there_is() -> set[str]:
     """Everything of the installation on the host: interfaces, tables, namespaces, processes, files."""
     shown = run("ip -br link") + run("nft list tables") + run("ip netns") + run("ps -eo args")
-    return {line for line in shown.splitlines() if "t1st" in line or "dnsmasq" in line} | {
-        str(path) for path in RUNTIME.rglob("*") if path.is_dir()
+    kept = ("t1st", "dnsmasq", "recorder")
+    return {line for line in shown.splitlines() if any(word in line for word in kept)} | {
+        str(path) for place in (RUNTIME, STATE / "intents") for path in place.rglob("*") if path.is_dir()
     }
 
 
@@ -253,6 +255,34 @@ def test_a_crash_at_any_effect_is_mended_or_removed(world: World) -> None:
 
 
 @isolated
+def test_a_crash_at_any_effect_on_a_forks_network_is_mended_or_removed(world: World) -> None:
+    """Mended and removed in turn: the recorder takes longer to start than all the rest."""
+    net = network(uplink=UplinkKind.RECORDED)
+    a = machine("a", (net, "10.20.0.10"))
+    world.ensure(network("net2"), system="other")
+    world.networks.remove(NetworkId("net2"))
+    before = what_there_is()
+    point = 0
+    finished = False
+    while not finished:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            crash_after(point, monkeypatch)
+            try:
+                world.ensure(net, a)
+                finished = True
+            except Crash:
+                pass
+        if point % 2 == 0:
+            world.ensure(net, a)
+            assert world.health() == {"net1": True}, f"point {point}"
+            assert resolve(Path(world.networks.namespace(net)), "a") == (0, "10.20.0.10")
+        world.networks.remove(net.id)
+        assert what_there_is() == before, f"point {point}"
+        point += 1
+    assert point > 25, "the crashes met too few effects to show anything"
+
+
+@isolated
 def test_a_crash_while_removing_is_finished_later(world: World) -> None:
     net, a = nat_network()
     world.ensure(net, a)
@@ -306,14 +336,15 @@ def test_every_kind_of_change_takes_effect(world: World) -> None:
     nat = network(uplink=UplinkKind.NAT, transit="198.19.0.0/31")
     moved = network(subnet="10.21.0.0/24", uplink=UplinkKind.NAT, transit="198.19.0.4/31")
     bridged = network(uplink=UplinkKind.BRIDGE, bridge="br0")
+    recorded = network(uplink=UplinkKind.RECORDED)
     run("ip link add br0 type bridge")
     guest: Guest | None = None
-    for number, net in enumerate((plain, nat, moved, bridged, plain)):
+    for number, net in enumerate((plain, nat, moved, recorded, nat, bridged, recorded, plain)):
         address = "10.21.0.10" if net is moved else "10.20.0.10"
         a = machine("a", (net, address))
         assert world.ensure(net, a, digest=f"d{number}") == "changed"
         assert world.health() == {"net1": True}
-        assert world.ensure(net, a, digest=f"d{number}") == "already"
+        assert world.ensure(net, a, digest=f"d{number}") == "already", net.spec.uplink
         if net is bridged:
             assert not namespaces.exists("fb-t1st-net1")
             assert guest is not None

@@ -235,7 +235,7 @@ class World:
         """Print what there is, for whoever reads about a failure."""
         for command in ("ip -br link", "ip -br addr", "ip netns", "nft list ruleset"):
             print(f"--- {command}\n{run(command)}")
-        for log in RUNTIME.glob("networks/*/dnsmasq.log"):
+        for log in RUNTIME.glob("networks/*/*.log"):
             print(f"--- {log}\n{log.read_text()}")
 
 

@@ -199,8 +199,10 @@ class Segment:
 def _ensure_sysctls(spec: SegmentSpec) -> bool:
     """Settings of the service namespace, before it has interfaces: they take theirs from `default`."""
     answers_for_others = spec.outside is not None and bool(spec.outside.only_reaches)
-    wanted = _SERVICE_SYSCTLS | {
+    wanted = {
+        # First: a change of it sets others anew.
         "ipv4/ip_forward": "1" if spec.record.transit is not None else "0",
+        **_SERVICE_SYSCTLS,
         # Guests are not told of the transit.
         "ipv4/conf/all/arp_ignore": "0" if answers_for_others else "1",
     }

@@ -13,6 +13,8 @@ from forkbed.drivers.networks.recorder.settings import LOOPBACK, NAMES_PORT, POR
 Address = tuple[str, int]
 
 _IP_TRANSPARENT, _IP_RECVORIGDSTADDR = 19, 20  # of linux/in.h; the socket module has no names for them
+_SO_RCVBUFFORCE = 33
+_WAITING_BYTES = 1 << 20  # of datagrams that came while others were attended to
 _UDP_PROTOCOL = 17
 _LARGEST_DATAGRAM = 65535
 _AT_ONCE = 64
@@ -26,6 +28,7 @@ class Sockets:
         self.tcp = _bound(socket.SOCK_STREAM, PORT)
         self.udp = _bound(socket.SOCK_DGRAM, PORT)
         self.udp.setsockopt(socket.SOL_IP, _IP_RECVORIGDSTADDR, 1)
+        self.udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WAITING_BYTES)
         self.names_tcp = _bound(socket.SOCK_STREAM, NAMES_PORT)
         self.names_udp = _bound(socket.SOCK_DGRAM, NAMES_PORT)
         self._answers = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
