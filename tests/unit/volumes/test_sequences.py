@@ -10,7 +10,9 @@ import pytest
 
 from tests.unit.volumes.world import Disk, World
 
-pytestmark = pytest.mark.timeout(300)  # hundreds of processes: seconds on a quiet machine, a minute on a busy one
+# Hundreds of processes: seconds on a quiet machine, a minute on a busy one.
+pytestmark = pytest.mark.timeout(300)
+
 STEPS = 60
 ROUNDS = 50
 LONGEST = 8
