@@ -7,8 +7,8 @@ under another name or uuid, so these are written over in the file, at the same l
 A snapshot is taken live, which keeps each machine at an instant of its own; or, for one instant of all, machines are
 suspended first, and go on when all snapshots are complete: libvirt has nothing in between.
 
-Run in the lab with a JSON file that holds `machines` (names of domains), `together` (one instant of all, instead of each
-live), `copies` (how many of each) and `directory`. Prints a line when all copies run, and removes them at the end of its
+Run in the lab with a JSON file: `machines` (names of domains), `together` (one instant of all, not each live), `copies`
+(how many of each) and `directory`. Prints a line when all copies run, and removes them at the end of its
 input. The machines stay on their new overlays in the directory: committing these back while the machine runs failed
 here, with "Failed to get write lock".
 """
@@ -57,9 +57,7 @@ class Machine:
                 self.disks[target] = path.strip()
                 words += ["--diskspec", f"{target},snapshot=external,file={self.file(target)}"]
         memory = f"file={self.file('memory')},snapshot=external"
-        run(
-            "virsh", "snapshot-create-as", self.domain, "--live", "--no-metadata", "--memspec", memory, *words
-        )
+        run("virsh", "snapshot-create-as", self.domain, "--no-metadata", "--memspec", memory, *words)
 
     def copy_memory(self, number: int) -> None:
         """Each copy needs a file of its own, because its name is in it; the first takes the original's."""
