@@ -85,7 +85,7 @@ class PromotionApi(Protocol):
         """Oldest first."""
 
     def diff(self, a: str, b: str, options: DiffOptions, request: Request) -> Operation:
-        """Compare two related systems. The operation's result is a `core.diffs` view as JSON."""
+        """Compare two related systems. The operation's result is a `SystemDifference` as JSON."""
 
     def promotion_plan(self, rehearsal: str, options: PromoteOptions) -> PromotionPlan:
         """What `promote` would do; changes nothing."""

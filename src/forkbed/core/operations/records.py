@@ -26,6 +26,11 @@ class OperationKind(StrEnum):
     FORK = "fork"
     DISCARD = "discard"
     FOLD = "fold"
+    REHEARSE = "rehearse"
+    DIFF = "diff"
+    PROMOTE = "promote"
+    REVERT = "revert"
+    MAINTENANCE = "maintenance"
 
 
 class OperationStatus(StrEnum):
