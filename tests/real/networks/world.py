@@ -48,7 +48,7 @@ HOST = Path("/proc/1/ns/net")
 WORLD = namespaces.path_of("world")
 RUNTIME = Path("/run/forkbed")
 STATE = Path("/run/forkbed-state")
-SOON_S = 5.0
+SOON_S = 10.0
 NEVER_S = 0.3
 """How long to wait for what should not come, where nothing that must come can be waited for instead."""
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     kept = IntentFiles(settings.intents, settings.limits.files)
     sockets = Sockets()
     account = pwd.getpwnam(settings.user)
-    settings.pid_file.write_text(f"{os.getpid()}\n")
+    _say_that_it_serves(settings.pid_file)
     _give_up_rights(account, settings.limits.connections + _OTHER_FILES)
     journal = Journal(kept, names, settings.limits)
     Recorder(sockets, journal, names, settings).serve(wakes)
@@ -49,6 +49,12 @@ def _woken_by_signals() -> socket.socket:
     signal.set_wakeup_fd(told.detach())
     signal.signal(signal.SIGTERM, lambda *_: None)
     return wakes
+
+
+def _say_that_it_serves(pid_file: Path) -> None:
+    written = pid_file.with_name(f".{pid_file.name}.new")
+    written.write_text(f"{os.getpid()}\n")
+    written.replace(pid_file)
 
 
 def _remember(names: Names, intent: Intent) -> None:
