@@ -21,6 +21,7 @@ import pytest
 from forkbed.core.networks.intents import Intent, IntentKind
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, UplinkKind
 from forkbed.drivers.networks import namespaces
+from tests.contract import contracts, cut_contracts
 from tests.real.networks.test_networks_traffic import NO_SUCH_NAME, lease, resolve
 from tests.real.networks.world import (
     HOST_ADDRESS,
@@ -342,6 +343,31 @@ def take_over(guest: Guest, copy: ResolvedMachine, bridge: str) -> None:
     run(f"ip link set {guest.tap} name {copy.nics[0].tap}")
     run(f"ip link set {copy.nics[0].tap} master {bridge}")
     run(f"ip link set {copy.nics[0].tap} up")
+
+
+# As the ports promise
+
+
+@isolated
+def test_the_recorder_keeps_its_contract(world: World) -> None:
+    old, a = original(UplinkKind.NONE)
+    world.ensure(old, a)
+    new, guest = forked(world)
+    world.plug(old, a)[0].route()
+    for port in (80, 443, 25):
+        for path in (namespaces.path_of("guest-m-a-0"), guest.path):
+            with inet_socket(path, TCP) as client:
+                client.settimeout(0.2 if path != guest.path else SOON_S)
+                with contextlib.suppress(TimeoutError):
+                    client.connect(("192.0.2.1", port))
+        awaited(world, new, IntentKind.TCP, (80, 443, 25).index(port) + 1)
+    cut_contracts.recorders_tell_in_order(world.networks, new.id, old.id)
+
+
+@isolated
+def test_a_forks_network_keeps_the_contract_of_networks(world: World) -> None:
+    net, (a,) = fork()
+    contracts.networks_are_there_or_not(world.networks, net, a)
 
 
 # What it does not reach
