@@ -1,5 +1,5 @@
-"""A controller in memory that implements `ControllerApi` with one system, `boss-ops`, the forks
-made of it, and one image.
+"""A controller in memory that implements `ControllerApi` with one system, `boss-ops`, the forks and
+rehearsals made of it, and one image.
 
 Its operations go where the test pushes them (`advance`), so that following, resuming and waiting are exact.
 """
@@ -45,6 +45,7 @@ from forkbed.engine.requests import (
 from forkbed.ports.guests import CommandRequest
 from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 from tests.unit.api.fake_branching import FakeBranching
+from tests.unit.api.fake_promoting import FakePromoting
 from tests.unit.api.guest import EchoConsole, LocalCommand
 
 IMAGE_ID = ImageId("b" * 64)
@@ -66,7 +67,7 @@ PLAN = PlanView(
 )
 
 
-class FakeController(FakeBranching):
+class FakeController(FakeBranching, FakePromoting):
     """See the module. Writes append to `calls` what they were asked."""
 
     def __init__(self, guest_directory: Path) -> None:

@@ -52,6 +52,7 @@ class FakeBranching:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.fork_summaries: dict[str, SystemSummary] = {}
         self.kept: list[SnapshotSummary] = [SNAPSHOT]
         self.kept_for: tuple[str, ...] = ()

@@ -33,6 +33,14 @@ _ROUTES = [
     ("post", "/v1/systems/{system}/fold"),
     ("get", "/v1/systems/{system}/intents"),
     ("get", "/v1/tree"),
+    ("post", "/v1/systems/{system}/rehearsals"),
+    ("get", "/v1/systems/{system}/rehearsals"),
+    ("post", "/v1/diffs"),
+    ("post", "/v1/rehearsals/{rehearsal}/plan"),
+    ("post", "/v1/rehearsals/{rehearsal}/promote"),
+    ("post", "/v1/systems/{system}/revert"),
+    ("get", "/v1/systems/{system}/generations"),
+    ("post", "/v1/systems/{system}/maintenance"),
     ("get", "/v1/operations"),
     ("get", "/v1/operations/{operation_id}"),
     ("post", "/v1/operations/{operation_id}/cancel"),
@@ -50,7 +58,12 @@ _ROUTES = [
     ("post", "/v1/garbage-collections"),
 ]
 
-_WITH_FILES = [("post", "/v1/plans"), ("post", "/v1/systems"), ("post", "/v1/images/builds")]
+_WITH_FILES = [
+    ("post", "/v1/plans"),
+    ("post", "/v1/systems"),
+    ("post", "/v1/images/builds"),
+    ("post", "/v1/systems/{system}/rehearsals"),
+]
 
 
 class _AsRoot:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from forkbed.api.client.branching import BranchingCalls
 from forkbed.api.client.calls import PATIENCE_S, OnGap, segment
 from forkbed.api.client.following import follow
+from forkbed.api.client.upgrades import UpgradeCalls
 from forkbed.api.codec import decode
 from forkbed.api.contract import (
     OCTETS,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 1024 * 1024
 
 
-class Client(BranchingCalls):
+class Client(BranchingCalls, UpgradeCalls):
     """A client of the server at `socket`. A context manager; safe to use from several threads.
 
     Every write carries an idempotency key of its own unless one is given, so that a repeated request after a

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forkbed import __version__
 from forkbed.api.contract import BODY_LIMIT_BYTES, OCTETS, PREFIX
-from forkbed.api.server import answers, branching, general, guests, images, operations, systems
+from forkbed.api.server import answers, branching, general, guests, images, operations, systems, upgrades
 from forkbed.api.server.context import Context
 from forkbed.api.server.peers import PeerGate
 from forkbed.base.errors import Kind, OperationalError
@@ -31,7 +31,7 @@ def create_app(context: Context) -> FastAPI:
         redoc_url=None,
     )
     app.state.context = context
-    for module in (systems, branching, operations, images, guests, general):
+    for module in (systems, branching, upgrades, operations, images, guests, general):
         app.include_router(module.router, prefix=PREFIX)
     answers.install(app)
     app.add_middleware(BodyGate)

@@ -1,0 +1,116 @@
+"""Bodies of requests about upgrades, and what the results of their operations hold.
+
+Standard library only, like `contract`: the command line imports it at every start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forkbed.api.contract import BundleBody, bundle_body, bundle_of
+from forkbed.core.rehearsals.bundle import StepsBundle
+from forkbed.core.systems.bundle import ManifestBundle
+from forkbed.engine.promoting import DiffOptions, PromoteOptions, RehearseOptions
+
+
+@dataclass(frozen=True, slots=True)
+class RehearseBody:
+    """`bundle` is a file of steps with the files it pushes. `name` is the fork's, made if left out. `twice`: on
+    two forks of one cut, to find what differs for no reason."""
+
+    bundle: BundleBody
+    name: str = ""
+    twice: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DiffBody:
+    """Two related systems. `base`: hold both against what they have in common. `paths` limit what is looked at;
+    `texts`: differences within text files too; `everything`: also what always differs (logs, caches)."""
+
+    left: str
+    right: str
+    base: bool = False
+    paths: tuple[str, ...] = ()
+    texts: bool = False
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteBody:
+    """`max_freeze_s`: give up and let the original go on when it stood still for that long. `keep_attempt`: an
+    attempt that failed stays as a fork to be studied."""
+
+    max_freeze_s: float | None = None
+    keep_attempt: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RevertBody:
+    """`accept_loss`: go back although the present generation has written since."""
+
+    accept_loss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceBody:
+    """`on`: keep the system's users off; else let them back."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RehearseResult:
+    """What the result of a rehearsal's operation holds."""
+
+    rehearsal: str = ""
+    passed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteResult:
+    """What the result of a promotion's operation holds. `kept` is the system that holds the generation before it,
+    `attempt` the fork that it failed on, if that was kept."""
+
+    generation: int | None = None
+    freeze_s: float | None = None
+    predicted_s: float | None = None
+    kept: str = ""
+    attempt: str = ""
+
+
+def rehearse_body(steps: StepsBundle, options: RehearseOptions) -> RehearseBody:
+    """Steps and options as a request's body."""
+    bundle = bundle_body(ManifestBundle(steps.file_name, steps.text, steps.files))
+    return RehearseBody(bundle, options.name, options.twice)
+
+
+def steps_of(body: RehearseBody) -> StepsBundle:
+    """The steps that a body carries. Raises INVALID for what is not base64."""
+    bundle = bundle_of(body.bundle)
+    return StepsBundle(bundle.file_name, bundle.text, bundle.files)
+
+
+def rehearse_options(body: RehearseBody) -> RehearseOptions:
+    """The options that a body carries."""
+    return RehearseOptions(body.name, body.twice)
+
+
+def diff_body(left: str, right: str, options: DiffOptions) -> DiffBody:
+    """Two systems and options as a request's body."""
+    return DiffBody(left, right, options.base, options.paths, options.texts, options.everything)
+
+
+def diff_options(body: DiffBody) -> DiffOptions:
+    """The options that a body carries."""
+    return DiffOptions(body.base, body.paths, body.texts, body.everything)
+
+
+def promote_body(options: PromoteOptions) -> PromoteBody:
+    """Options as a request's body."""
+    return PromoteBody(options.max_freeze_s, options.keep_attempt)
+
+
+def promote_options(body: PromoteBody) -> PromoteOptions:
+    """The options that a body carries."""
+    return PromoteOptions(body.max_freeze_s, body.keep_attempt)
