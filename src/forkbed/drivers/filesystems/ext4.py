@@ -186,7 +186,9 @@ class Ext4:
             if not self._differing:
                 continue
             for index in range(len(mine) // size):
-                if index not in changed and self._lies_in_differing(mine, index * size):
+                if index in changed or (first + index < self._super.first_inode and first + index != ROOT):
+                    continue
+                if self._lies_in_differing(mine, index * size):
                     yield first + index
 
     def _lies_in_differing(self, table: bytes, at: int) -> bool:
@@ -223,7 +225,7 @@ class Ext4:
             except Unreadable as reason:
                 if above == b"":
                     raise
-                self._problem(above, str(reason))
+                self._problem(f"/{shown(above)}: {reason}")
                 continue
             self._budget.names(len(found) + len(entries))
             for name, inner in entries:
@@ -232,10 +234,10 @@ class Ext4:
                 if not self._is_directory(inner):
                     continue
                 if inner in seen:
-                    self._problem(path, "this directory has a second name; not entered")
+                    self._problem(f"/{shown(path)}: this directory has a second name; not entered")
                 elif depth >= self._budget.depth:
                     self._problem(
-                        path, f"it lies more than {self._budget.depth} directories deep; not entered"
+                        f"/{shown(path)}: more than {self._budget.depth} directories deep; not entered"
                     )
                 else:
                     seen.add(inner)
@@ -296,8 +298,8 @@ class Ext4:
             if inode:
                 name = block[at + 8 : at + 8 + name_bytes]
                 if b"/" in name or b"\0" in name or not name:
-                    raise Unreadable(f"it holds a name that cannot be: {shown(name)!r}")
-                if name not in (b".", b".."):
+                    self._problem(f"a name that cannot be, of inode {inode}: {shown(name)!r}; left out")
+                elif name not in (b".", b".."):
                     yield name, inode
             at += length
 
@@ -323,9 +325,9 @@ class Ext4:
             raise Unreadable(f"it has an attribute of {inode.size_bytes} bytes")
         return self.content(node, 0, inode.size_bytes)
 
-    def _problem(self, path: bytes, what: str) -> None:
+    def _problem(self, what: str) -> None:
         if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(f"/{shown(path)}: {what}")
+            self.problems.append(what)
 
 
 def _differing_records(mine: bytes, others: bytes, size: int) -> Iterator[int]:

@@ -20,6 +20,7 @@ _EXTENT_MAGIC = 0xF30A
 _DEEPEST = 5
 _UNWRITTEN = 32768  # an extent longer than this is allocated, but reads as zeroes
 _MOST_PIECES = 4_000_000
+_MOST_TABLES = 65_536
 
 
 class Inode(NamedTuple):
@@ -63,7 +64,7 @@ def mapping(inode: Inode, read: Read, block_bytes: int) -> Mapping:
     if inode.flags & EXTENTS:
         found = _extents(inode.blocks, read, block_bytes, tables, deepest=_DEEPEST)
     else:
-        found = _listed(inode.blocks, read, block_bytes, tables)
+        found = _listed(inode, read, block_bytes, tables)
     pieces: list[Piece] = []
     for block, length, place in found:
         start = block * block_bytes
@@ -90,7 +91,7 @@ def _extents(
             _, low, high, _ = _EXTENT_INDEX.unpack_from(node, at)
             below = low | high << 32
             tables.append(below)
-            if len(tables) > _MOST_PIECES // 64:
+            if len(tables) > _MOST_TABLES:
                 raise Unreadable("its tree of extents is too large")
             child = read(below * block_bytes, block_bytes)
             yield from _extents(child, read, block_bytes, tables, deepest=depth - 1)
@@ -100,45 +101,49 @@ def _extents(
                 yield block, length, low | high << 32
 
 
-def _listed(blocks: bytes, read: Read, block_bytes: int, tables: list[int]) -> Iterator[tuple[int, int, int]]:
-    per_block = block_bytes // 4
-    numbers = struct.unpack("<15I", blocks)
-    run = (0, 0, 0)
-    position = 0
-    for level, number in [(0, number) for number in numbers[:12]] + list(enumerate(numbers[12:], start=1)):
-        for place in _below(number, level, read, block_bytes, tables):
-            if place is None:
-                position += per_block**level
-                continue
-            start, length, first = run
-            if place == 0:
-                pass
-            elif length and place == first + length and position == start + length:
-                run = (start, length + 1, first)
-            else:
-                if length:
-                    yield run
-                run = (position, 1, place)
-            position += 1
-    if run[1]:
-        yield run
+def _listed(inode: Inode, read: Read, block_bytes: int, tables: list[int]) -> Iterator[tuple[int, int, int]]:
+    """The lists of ext2 and ext3: twelve blocks, then lists of blocks, of lists, of lists of lists."""
+    end = -(-inode.size_bytes // block_bytes)
+    first = length = place = 0
+    for position, block in _blocks(struct.unpack("<15I", inode.blocks), end, read, block_bytes, tables):
+        if length and position == first + length and block == place + length:
+            length += 1
+            continue
+        if length:
+            yield first, length, place
+        first, length, place = position, 1, block
+    if length:
+        yield first, length, place
 
 
-def _below(number: int, level: int, read: Read, block_bytes: int, tables: list[int]) -> Iterator[int | None]:
-    """The blocks that a block of this level lists, 0 for a hole; None stands for a whole list left out."""
-    if level == 0:
-        yield number
-        return
-    if number == 0:
-        yield None
-        return
+def _blocks(
+    numbers: tuple[int, ...], end: int, read: Read, block_bytes: int, tables: list[int]
+) -> Iterator[tuple[int, int]]:
+    """Each block of the content that is not a hole: its position, and where it is."""
+    for position, number in enumerate(numbers[:12]):
+        if number and position < end:
+            yield position, number
+    start, per_block = 12, block_bytes // 4
+    for level, number in enumerate(numbers[12:], start=1):
+        if start >= end:
+            return
+        if number:
+            yield from _list(number, level, start, end, read, block_bytes, tables)
+        start += per_block**level
+
+
+def _list(
+    number: int, level: int, start: int, end: int, read: Read, block_bytes: int, tables: list[int]
+) -> Iterator[tuple[int, int]]:
     tables.append(number)
-    if len(tables) > _MOST_PIECES // 64:
+    if len(tables) > _MOST_TABLES:
         raise Unreadable("its lists of blocks are too large")
-    listed = array("I", read(number * block_bytes, block_bytes))
-    for below in listed:
-        if level > 1 and below == 0:
-            for _ in range(block_bytes // 4 if level == 2 else (block_bytes // 4) ** 2):
-                yield 0
-        else:
-            yield from _below(below, level - 1, read, block_bytes, tables)
+    step = (block_bytes // 4) ** (level - 1)
+    for index, below in enumerate(array("I", read(number * block_bytes, block_bytes))):
+        position = start + index * step
+        if position >= end:
+            return
+        if below and level == 1:
+            yield position, below
+        elif below:
+            yield from _list(below, level - 1, position, end, read, block_bytes, tables)

@@ -39,7 +39,7 @@ class Superblock:
     blocks: int
     inode_bytes: int
     inodes_per_group: int
-    inodes: int
+    first_inode: int  # those before it are the file system's own, except for the root
     first_block: int
     blocks_per_group: int
     descriptor_bytes: int
@@ -57,7 +57,7 @@ def read_superblock(read: Read) -> Superblock:
     data = read(1024, 1024)
     if struct.unpack_from("<H", data, 56)[0] != MAGIC:
         raise Unreadable("it has no ext4 superblock")
-    inodes, blocks_low = struct.unpack_from("<II", data, 0)
+    (blocks_low,) = struct.unpack_from("<I", data, 4)
     first_block, block_bits = struct.unpack_from("<II", data, 20)
     blocks_per_group, _, inodes_per_group = struct.unpack_from("<III", data, 32)
     (revision,) = struct.unpack_from("<I", data, 76)
@@ -86,7 +86,7 @@ def read_superblock(read: Read) -> Superblock:
         blocks=blocks,
         inode_bytes=inode_bytes,
         inodes_per_group=inodes_per_group,
-        inodes=inodes,
+        first_inode=struct.unpack_from("<I", data, 84)[0] if revision else 11,
         first_block=first_block,
         blocks_per_group=blocks_per_group,
         descriptor_bytes=descriptor_bytes,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from forkbed.core.diffs.entries import EntryKind
 from forkbed.core.diffs.limits import Limits
-from forkbed.core.diffs.names import raw, shown
+from forkbed.core.diffs.names import raw
 from forkbed.core.diffs.ranges import Ranges
 from forkbed.core.diffs.records import DiskDifference, FileSystemDifference, Reading, TextDifference
 from forkbed.core.diffs.rules import Selection
@@ -20,7 +20,8 @@ from forkbed.drivers.filesystems.lvm import logical_volumes
 from forkbed.drivers.filesystems.partitions import partitions
 from forkbed.drivers.filesystems.places import Place, Segment
 from forkbed.drivers.filesystems.problems import Budget, Unreadable
-from forkbed.drivers.filesystems.recognition import EXT, LVM, NO_FILES, recognise
+from forkbed.drivers.filesystems.recognition import EXT, LVM, NO_FILES, SLEUTHKIT, recognise
+from forkbed.drivers.filesystems.sleuthkit import SleuthKit
 from forkbed.drivers.filesystems.summaries import changed_packages, changed_services
 from forkbed.drivers.filesystems.trees import Tree
 
@@ -53,10 +54,16 @@ class Site:
 
 
 class Inspection:
-    """The versions of one volume. `left` may be the very object that `base` is."""
+    """The versions of one volume. `left` may be the very object that `base` is.
 
-    def __init__(self, base: Chain, left: Chain, right: Chain, limits: Limits) -> None:
+    Without `with_library` nothing is given to The Sleuth Kit, which crashed on it before.
+    """
+
+    def __init__(
+        self, base: Chain, left: Chain, right: Chain, limits: Limits, *, with_library: bool = True
+    ) -> None:
         self._limits = limits
+        self._with_library = with_library
         self._base = _disk(base)
         self._left = self._base if left is base else _disk(left)
         self._right = self._base if right is base else _disk(right)
@@ -146,6 +153,10 @@ class Inspection:
         read = place.reader(site.disks[index].chain.read)
         if kind == EXT:
             return Ext4(read, self._budget(), like if isinstance(like, Ext4) else None, near.differing)
+        if kind in SLEUTHKIT and self._with_library:
+            return SleuthKit(read, place.size_bytes, self._budget())
+        if kind in SLEUTHKIT:
+            raise Unreadable("the library that reads it (The Sleuth Kit) crashed: it may be damaged")
         raise Unreadable(f"there is no reader for what it is: {kind}")
 
     def _text(self, site: Site, versions: Versions, path: str) -> Iterator[TextDifference]:
@@ -213,5 +224,5 @@ def _unreadable(where: str, kind: str, reason: str) -> FileSystemDifference:
 def _label(versions: Versions) -> str:
     for tree in (versions.right, versions.left, versions.base):
         if isinstance(tree, Ext4) and tree.label:
-            return shown(tree.label.encode())
+            return tree.label
     return ""
