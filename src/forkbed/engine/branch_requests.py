@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import SnapshotId, is_name
+from forkbed.base.ids import SnapshotId, SystemId, is_name
 from forkbed.base.units import format_size
 from forkbed.core.operations.records import Operation, OperationKind
 from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatus
@@ -19,7 +19,6 @@ from forkbed.core.systems.spec import ResolvedSystem
 from forkbed.engine.acceptance import published_elsewhere
 from forkbed.engine.branch_goals import (
     FOLD_GOAL,
-    FORK_CUT,
     FORK_GOAL,
     ROLLBACK_GOAL,
     SNAPSHOT_GOAL,
@@ -40,6 +39,25 @@ from forkbed.ports.store import Additions, RevisionRecord, SystemRecord
 LARGEST_COUNT = 16
 _MACHINE_OVERHEAD_BYTES = 64 * 1024**2  # what QEMU takes for itself
 _SYSTEM_LINE = re.compile(r"^system[ \t]*:.*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class NewForks:
+    """Forks that are to be made of a snapshot, which is made for them if it is their `own_cut`."""
+
+    snapshot: Snapshot
+    records: tuple[SystemRecord, ...]
+    revisions: tuple[RevisionRecord, ...]
+    own_cut: bool
+
+    @property
+    def ids(self) -> tuple[SystemId, ...]:
+        return tuple(record.id for record in self.records)
+
+    @property
+    def additions(self) -> Additions:
+        """What is stored with the operation that makes them."""
+        return Additions(self.records, self.revisions, self.snapshot if self.own_cut else None)
 
 
 class BranchRequests:
@@ -77,7 +95,7 @@ class BranchRequests:
         if earlier is not None:
             return earlier
         record = self._submission.record(system)
-        goal = SNAPSHOT_GOAL.dump_python(SnapshotGoal(self._find(record, name).id), mode="json")
+        goal = SNAPSHOT_GOAL.dump_python(SnapshotGoal(self.find(record, name).id), mode="json")
         return self._submission.submit(OperationKind.SNAPSHOT_DELETE, record.id, record.name, goal, request)
 
     def fork(self, system: str, options: ForkOptions, request: Request) -> Operation:
@@ -87,49 +105,63 @@ class BranchRequests:
             return earlier
         record = self._submission.record(system)
         self._submission.check_match(record, system, request)
-        names = self._fork_names(options)
-        if options.at:
-            snapshot = self._find(record, options.at)
-        else:
-            kind = SnapshotKind.DISKS if options.cold else SnapshotKind.LIVE
+        if not options.at:
             check_cuttable(self._around.host, record, memory=not options.cold)
-            snapshot = replace(self._new_snapshot(record, FORK_CUT, kind, request), automatic=True)
-        self._check_memory(record, snapshot, options)
-        forks = [fork_system(snapshot, name, self._draws(), own_cut=not options.at) for name in names]
-        goal = ForkGoal(
-            snapshot.id, not options.at, tuple(fork.id for fork in forks), options.cold, record.up
-        )
+        made = self.new_forks(record, options, request)
+        goal = ForkGoal(made.snapshot.id, not options.at, made.ids, options.cold, record.up)
         operation = self._submission.submit(
             OperationKind.FORK,
             record.id,
             record.name,
             FORK_GOAL.dump_python(goal, mode="json"),
             request,
-            additions=Additions(
-                systems=tuple(self._fork_record(fork, options) for fork in forks),
-                revisions=tuple(self._fork_revision(record, snapshot, fork, request) for fork in forks),
-                snapshot=None if options.at else snapshot,
-            ),
-            other_systems=tuple(fork.id for fork in forks),
+            additions=made.additions,
+            other_systems=made.ids,
         )
-        for name in names:
-            # who may fork may read everything the original holds, its secrets too
+        self.tell_forked(record, made, operation, request)
+        return operation
+
+    def new_forks(
+        self, record: SystemRecord, options: ForkOptions, request: Request, *, internal: bool = False
+    ) -> NewForks:
+        """What is to be stored of forks that may be made. With `internal` the name is Forkbed's own choice."""
+        names = [options.name] if internal else self._fork_names(options)
+        if options.at:
+            snapshot = self.find(record, options.at)
+        else:
+            kind = SnapshotKind.DISKS if options.cold else SnapshotKind.LIVE
+            snapshot = replace(
+                self._new_snapshot(record, f"cut-{self._options.draw_id(6)}", kind, request), automatic=True
+            )
+        self._check_memory(record, snapshot, options)
+        forks = [fork_system(snapshot, name, self._draws(), own_cut=not options.at) for name in names]
+        return NewForks(
+            snapshot,
+            tuple(self._fork_record(fork, options) for fork in forks),
+            tuple(self._fork_revision(record, snapshot, fork, request) for fork in forks),
+            own_cut=not options.at,
+        )
+
+    def tell_forked(
+        self, record: SystemRecord, made: NewForks, operation: Operation, request: Request
+    ) -> None:
+        """Who may fork may read everything the original holds, its secrets too: so it is written down."""
+        for fork in made.records:
             self._submission.tell(
                 "system.forked",
                 record.name,
                 request,
                 operation_id=operation.id,
                 system=record.name,
-                fork=name,
+                fork=fork.name,
             )
-        return operation
 
     def discard(self, fork: str, request: Request) -> Operation:
         """Remove a fork with all that was written in it."""
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self.fork_record(fork)
+        record = self.fork_record(fork, f"`forkbed down {fork} --delete` removes a system with its data; ")
         self._submission.check_match(record, fork, request)
         return self._submission.submit(OperationKind.DISCARD, record.id, record.name, {}, request)
 
@@ -140,7 +172,7 @@ class BranchRequests:
             return earlier
         record = self._submission.record(system)
         self._submission.check_match(record, system, request)
-        target = self._find(record, snapshot)
+        target = self.find(record, snapshot)
         runs = any(seen.power in ALIVE for seen in seen_machines(self._around.host, record.resolved).values())
         check_cuttable(self._around.host, record, memory=runs)
         kept = replace(
@@ -178,15 +210,15 @@ class BranchRequests:
         goal = FOLD_GOAL.dump_python(FoldGoal(SHORTEST), mode="json")
         return self._submission.submit(OperationKind.FOLD, record.id, record.name, goal, request)
 
-    def fork_record(self, name: str) -> SystemRecord:
-        """The fork of that name; CONFLICT for a system that is none."""
+    def fork_record(self, name: str, instead: str = "") -> SystemRecord:
+        """The fork of that name; CONFLICT for a system that is none, with what to do `instead`."""
         record = self._submission.record(name)
         if record.resolved.origin is None:
             raise OperationalError(
                 Kind.CONFLICT,
                 f"system {name}",
                 "is no fork",
-                f"`forkbed down {name} --delete` removes a system with its data; `forkbed tree` shows the forks",
+                f"{instead}`forkbed tree` shows the forks",
             )
         return record
 
@@ -219,7 +251,8 @@ class BranchRequests:
     def _expiry(self, expires_in_s: float | None) -> float | None:
         return None if expires_in_s is None else self._around.host.clock.now() + expires_in_s
 
-    def _find(self, record: SystemRecord, name: str) -> Snapshot:
+    def find(self, record: SystemRecord, name: str) -> Snapshot:
+        """The system's complete snapshot of that name."""
         for snapshot in self._around.store.snapshots(record.id):
             if snapshot.name == name and snapshot.status is SnapshotStatus.COMPLETE:
                 return snapshot
