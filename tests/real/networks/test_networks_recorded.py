@@ -524,7 +524,41 @@ def test_connections_at_a_time_are_bounded(world: World) -> None:
     assert counted(world, net) == held + refused
 
 
+@isolated
+def test_a_guest_that_never_hangs_up_is_cut_off(world: World) -> None:
+    net, guest = forked(world)
+    namespace = Path(world.networks.namespace(net))
+
+    def sockets() -> list[str]:
+        """What the kernel keeps of connections, listening sockets left out."""
+        lines = namespaces.run_inside(namespace, lambda: Path("/proc/thread-self/net/tcp").read_text())
+        return [line for line in lines.splitlines()[1:] if line.split()[3] != "0A"]
+
+    with connected(guest, "192.0.2.1", 80) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 503")
+        assert sockets()
+        wait_until(lambda: not sockets(), "that nothing is left of the connection")
+    awaited(world, net, IntentKind.HTTP)
+
+
 # How long it lives
+
+
+@isolated
+def test_the_recorder_outlives_who_started_it(world: World) -> None:
+    net, (a,) = fork()
+    child = os.fork()
+    if child == 0:  # a `serve` that is killed as soon as the network is there
+        world.ensure(net, a)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (guest,) = world.plug(net, a)
+    guest.route()
+    assert resolve(guest.path, "example.org")[0] == 0
+    awaited(world, net, IntentKind.DNS)
+    assert world.health() == {"net2": True}
+    assert world.ensure(net, a) == "already"
 
 
 @isolated

@@ -30,7 +30,7 @@ PACKAGES = {
     "virsh": "libvirt-clients",
 }
 # What was tested; older ones lack something that is relied on.
-_OLDEST = {"qemu-system-x86_64": (7, 2), "virsh": (9, 0), "nft": (1, 0), "dnsmasq": (2, 85)}
+_OLDEST = {"qemu-system-x86_64": (7, 2), "virsh": (9, 0), "nft": (1, 0), "dnsmasq": (2, 87)}
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 

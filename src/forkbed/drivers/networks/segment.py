@@ -23,6 +23,8 @@ _TRANSIT_MTU = 1500
 _SERVICE_SYSCTLS = {
     "ipv6/conf/all/disable_ipv6": "1",
     "ipv6/conf/default/disable_ipv6": "1",
+    # What a guest can make the kernel remember of connections to a recorder that are over.
+    "ipv4/tcp_max_tw_buckets": "4096",
     # Addresses are checked by the rules.
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",

@@ -23,7 +23,6 @@ Events = int
 
 _DRAIN_S = 2.0
 _CHUNK_BYTES = 1 << 16
-_RESETS_WHEN_CLOSED = struct.pack("ii", 1, 0)  # struct linger: on, no time
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +86,7 @@ class Recorder:
         now = time.monotonic()
         for connection in list(self._connections):
             if now >= connection.ends_at or (connection.is_over and now >= connection.silent_at):
-                self._hang_up(connection)
+                self._cut_off(connection)
             elif now >= connection.silent_at:
                 reaction = connection.talk.fall_silent()
                 connection.silent_at = now + connection.talk.patience_s
@@ -108,7 +107,7 @@ class Recorder:
         of_the_same = sum(connection.source == source for connection in self._connections)
         is_full = len(self._connections) >= self._limits.connections
         if is_full or of_the_same >= self._limits.connections_of_one:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESETS_WHEN_CLOSED)
+            _reset_when_closed(opened)
             opened.close()
             self._journal.drop()
             return
@@ -135,7 +134,9 @@ class Recorder:
         except OSError:
             data = b""  # reset by the guest
         connection.received += len(data)
-        if not data or connection.received > self._limits.connection_bytes:
+        if connection.received > self._limits.connection_bytes:
+            self._cut_off(connection)
+        elif not data:
             self._hang_up(connection)
         elif not connection.is_over:
             reaction = connection.talk.hear(data)
@@ -167,6 +168,11 @@ class Recorder:
         key = self._selector.get_key(connection.socket)
         if key.events != events:
             self._selector.modify(connection.socket, events, key.data)
+
+    def _cut_off(self, connection: Connection) -> None:
+        """End a connection that the guest does not end, so that the kernel keeps nothing of it either."""
+        _reset_when_closed(connection.socket)
+        self._hang_up(connection)
 
     def _hang_up(self, connection: Connection) -> None:
         if not connection.is_over:
@@ -219,3 +225,7 @@ class Recorder:
         """dnsmasq says for whom it asks; a guest that said so itself would not be believed."""
         data, asked = self._answer(query)
         return data, replace(asked, source=str(query.client or ""))
+
+
+def _reset_when_closed(opened: socket.socket) -> None:
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # on, no time
