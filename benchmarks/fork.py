@@ -31,6 +31,8 @@ from benchmarks.forked import (
 from benchmarks.labbed import Bench, bench_lab
 from benchmarks.plain_fork import copy_name
 from benchmarks.report import Figure, Report
+from forkbed.api.codec import decode
+from forkbed.api.contract import ForkResult
 
 _SIZES = {1: 3, 2: 5, 4: 3, 8: 1}  # machines: rounds
 _LARGE_ROUNDS = 2
@@ -53,12 +55,19 @@ READY_LIMIT_S = 2.0  # for 2
 class Taken:
     """What one fork came to. Times in seconds, sizes in bytes."""
 
-    freeze: float
-    quiet: float  # the largest gap while nobody forks
+    freeze: float  # the largest gap
+    quiet: float  # the same while nobody forks
     skew: float
     ready: float
+    stood: float = 0.0  # the longest that a machine stood still, by the record
     disk: list[int] = field(default_factory=list)  # after the fork, after 64 KiB, after 16 MiB more
     memory: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        freeze, quiet, stood, skew = (
+            f"{each * 1000:.0f} ms" for each in (self.freeze, self.quiet, self.stood, self.skew)
+        )
+        return f"largest gap {freeze} ({quiet} at rest, stood still {stood}), skew {skew}, ready {self.ready:.2f} s"
 
 
 def measure() -> Report:
@@ -106,6 +115,7 @@ def _large(bench: Bench, agents: Agents) -> Iterator[Figure]:
             sides.take(made, agents, side, _LARGE_ROUNDS)
     what = "6 GiB, 4 GiB touched"
     yield _freeze(what, sides, LARGE_FREEZE_LIMIT_S, _LIVE)
+    yield Figure(f"{what}: stood still, by the record", median(t.stood for t in sides.taken[_OURS]), "s")
     yield sides.figure(f"{what}: ready", lambda t: t.ready)
 
 
@@ -129,6 +139,7 @@ def _figures(what: str, sides: Sides, *, targets: int = 0) -> Iterator[Figure]:
     yield _freeze(what, sides, limit, _TOGETHER if one_instant else _LIVE)
     if one_instant:  # the live script is no like for like: it keeps each machine at an instant of its own
         yield sides.figure(f"{what}: freeze (plain: each live)", lambda t: t.freeze)
+    yield Figure(f"{what}: stood still, by the record", median(t.stood for t in sides.taken[_OURS]), "s")
     yield Figure(f"{what}: largest gap without fork", median(t.quiet for t in sides.taken[_OURS]), "s")
     yield sides.figure(
         f"{what}: skew (plain: each live)", lambda t: t.skew, limit=SKEW_LIMIT_S if targets == 4 else None
@@ -173,11 +184,7 @@ class Sides:
             else:
                 taken = _plain(made, agents, count, together=side == _TOGETHER)
             self.taken.setdefault(side, []).append(taken)
-            print(
-                f"{made.name}, {side}, {count} forks: froze {taken.freeze * 1000:.0f} ms"
-                f" (at rest {taken.quiet * 1000:.0f}), skew {taken.skew * 1000:.0f} ms, ready {taken.ready:.2f} s",
-                file=sys.stderr,
-            )
+            print(f"{made.name}, {side}, {count} forks: {taken}", file=sys.stderr)
 
     def figure(
         self,
@@ -206,12 +213,12 @@ def _forkbed(made: System, agents: Agents, count: int) -> Taken:
     """`forkbed fork` and `forkbed discard`."""
     names = ["try"] if count == 1 else [f"try-{number + 1}" for number in range(count)]
     copies = [made.domain_of(name, number) for name in names for number in range(len(made.domains))]
-    result: dict[str, float] = {}
+    told: dict[str, object] = {}
 
     @contextmanager
     def fork() -> Iterator[None]:
-        told = json.loads(made.bench.forkbed("fork", made.name, "try", "--count", str(count), "--json"))
-        result.update(told["result"])
+        answer = made.bench.forkbed("fork", made.name, "try", "--count", str(count), "--json")
+        told.update(json.loads(answer))
         try:
             yield
         finally:
@@ -219,7 +226,9 @@ def _forkbed(made: System, agents: Agents, count: int) -> Taken:
                 made.bench.forkbed("discard", name)
 
     taken = _take(made, agents, copies, fork)
-    taken.skew = result["skew_s"]
+    result = decode(ForkResult, told["result"])
+    taken.skew = result.skew_s
+    taken.stood = max(machine.frozen_s or 0.0 for machine in result.machines)
     return taken
 
 
