@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from tests.real.installation import Installation
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "boss-ops"
 SERVICE = "http://127.0.0.1:8080/experiments"
+INSIDE = "http://localhost/experiments"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,29 @@ def ask(path: str = "", body: object = None) -> Any:
     raise AssertionError(f"no answer from {SERVICE}{path}")
 
 
+@contextmanager
+def writing_client(log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The example's client, writing until it is ended."""
+    client = subprocess.Popen([sys.executable, EXAMPLE / "client.py", SERVICE, log])
+    try:
+        yield client
+    finally:
+        client.terminate()
+        client.wait(60)
+
+
+def answers(log: Path) -> Sequence[dict[str, Any]]:
+    """What the client has been told so far."""
+    text = log.read_text() if log.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def count_in(boss_ops: Installation, system: str) -> int:
+    """Experiments as the system's own machine is told."""
+    done = boss_ops.exec(f"{system}/boss", "curl", "--silent", "--fail", f"{INSIDE}/count")
+    return int(done.json()["count"])
+
+
 @pytest.mark.timeout(1500)
 def test_the_control_plane_works(boss_ops: Installation) -> None:
     assert boss_ops.show("boss-ops")["summary"]["state"] == "up"
@@ -64,3 +91,43 @@ def test_data_survives_a_restart_in_order(boss_ops: Installation) -> None:
     keys = [event["attributes"].get("key") for event in boss_ops.forkbed("events", "--json").json()]
     last = {key: position for position, key in enumerate(keys)}
     assert last["stop boss"] < last["stop ops"] < last["ready ops"] < last["start boss"]
+
+
+@pytest.mark.timeout(900)
+def test_a_fork_holds_the_count_of_the_cut(boss_ops: Installation, tmp_path: Path) -> None:
+    log = tmp_path / "client.log"
+    before = ask("/count")["count"]
+    with writing_client(log) as client:
+        boss_ops.await_that(lambda: len(answers(log)) >= 5, "the client writes")
+        boss_ops.forkbed("fork", "boss-ops", "rehearsal", timeout_s=300)
+        asked = boss_ops.forkbed("operations", "list", "--json").json()
+        result = next(operation["result"] for operation in asked if operation["kind"] == "fork")
+        boss = next(machine for machine in result["machines"] if machine["name"] == "boss")
+        held = count_in(boss_ops, "rehearsal")
+        since = len(answers(log))
+        boss_ops.await_that(lambda: len(answers(log)) > since, "the client goes on writing")
+        assert count_in(boss_ops, "rehearsal") == held, "writes go on in the original only"
+    assert client.returncode == 0
+    told = answers(log)
+    assert [answer for answer in told if "problem" in answer] == []
+    frozen_at, resumed_at = boss["frozen_at"], boss["frozen_at"] + boss["frozen_s"]
+    accepted = sum(answer["answered"] < frozen_at for answer in told)
+    begun = sum(answer["asked"] < resumed_at for answer in told)
+    assert 5 <= accepted <= held - before <= begun < len(told)
+    assert ask("/count")["count"] == before + len(told)
+
+    rows = boss_ops.exec("rehearsal/boss", "curl", "--silent", "--fail", INSIDE).json()
+    files = boss_ops.exec("rehearsal/ops", "ls", "/proj/experiments").out.split()
+    assert {f"{row['id']}.json" for row in rows} <= set(files), (
+        "each row's file was there at the same instant"
+    )
+    experiment = '{"name": "only-in-the-fork"}'
+    boss_ops.exec("rehearsal/boss", "curl", "--silent", "--fail", "--data", experiment, INSIDE)
+    assert count_in(boss_ops, "rehearsal") == held + 1, (
+        "it reaches the database and the file server of the fork"
+    )
+    assert "only-in-the-fork" not in {row["name"] for row in ask()}
+
+    boss_ops.forkbed("discard", "rehearsal")
+    boss_ops.forkbed("show", "rehearsal", status=3)
+    assert ask("/count")["count"] == before + len(told)

@@ -1,0 +1,56 @@
+#!/usr/bin/python3
+"""A client that keeps writing: asks the example's service for one experiment after the other, until it is told to end.
+
+usage: client.py URL [LOG]    SIGTERM or SIGINT ends it; then it says how it went
+
+LOG gets a line of JSON for each: its number, when it was asked for and answered (seconds since the epoch), and the
+id that the service gave it, or what went wrong.
+"""
+
+import json
+import signal
+import sys
+import threading
+import time
+import urllib.request
+
+PAUSE_S = 0.1
+PATIENCE_S = 30
+
+
+def ask(url, number):
+    """What came of one experiment."""
+    asked = time.time()
+    body = json.dumps({"name": f"steady-{number}", "owner": "client"}).encode()
+    try:
+        with urllib.request.urlopen(url, data=body, timeout=PATIENCE_S) as answer:
+            outcome = {"id": json.load(answer)["id"]}
+    except (OSError, ValueError, KeyError) as error:
+        outcome = {"problem": str(error)}
+    return {"number": number, "asked": asked, "answered": time.time(), **outcome}
+
+
+def summary(answers):
+    """How it went, in a sentence."""
+    refused = [answer["problem"] for answer in answers if "problem" in answer]
+    longest = max((answer["answered"] - answer["asked"] for answer in answers), default=0.0)
+    words = f"{len(answers) - len(refused)} experiments accepted, {len(refused)} refused"
+    return "; ".join([words, f"the longest wait for an answer: {longest:.2f} s", *refused[:3]])
+
+
+def main(url, log="/dev/null"):
+    """Ask until the end."""
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    answers = []
+    with open(log, "w", encoding="utf-8", buffering=1) as lines:
+        while not end.is_set():
+            answers.append(ask(url, len(answers) + 1))
+            lines.write(json.dumps(answers[-1]) + "\n")
+            end.wait(PAUSE_S)
+    sys.stdout.write(summary(answers) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
