@@ -661,6 +661,14 @@ def test_on_a_segment_of_others_the_neighbours_are_the_world(world: World) -> No
     assert [i.destination for i in awaited(world, net, IntentKind.HTTP, 2)] == ["10.20.0.99", "192.0.2.1"]
     assert resolve(a.path, "example.org", server="10.20.0.254")[1].startswith("198.18.")
     assert world.ensure(net, *members) == "already"
+    # The router as the guest knew it before the cut, also after the namespace's interface was made anew.
+    a.run("ip neigh replace 10.20.0.254 lladdr 02:00:00:00:00:99 dev eth0 nud permanent")
+    for damage in (f"ip link set {a.tap} up", f"ip link delete {world.networks.bridge_name(net)}s"):
+        run(damage)
+        world.ensure(net, *members)
+        with connected(a, "192.0.2.2", 80) as client:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 503")
     assert world.ensure(net, members[0], digest="d2") == "changed"
     assert lease(a)["ip"] == "10.20.0.10"
 
@@ -675,3 +683,8 @@ def test_an_address_that_the_segment_gave_is_the_guests_own(world: World) -> Non
     with connected(a, "192.0.2.1", 22):
         pass
     assert awaited(world, net, IntentKind.TCP)[0].source == "10.20.0.137"
+    own = network("net2", lineage="root", uplink=UplinkKind.RECORDED)
+    assert world.ensure(own, member, digest="d2") == "changed"
+    assert world.ensure(own, member, digest="d2") == "already"
+    tables = namespaces.run_inside(Path(world.networks.namespace(net)), lambda: run("nft list tables"))
+    assert tables == "table inet forkbed\n", "frames for other MACs are not taken where there are no others"

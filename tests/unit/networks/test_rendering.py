@@ -145,6 +145,13 @@ def test_service_rules_of_a_fork(is_shared: bool) -> None:
     assert same_as_golden(f"service-recorded-{'shared' if is_shared else 'own'}.nft", text)
 
 
+def test_frames_for_any_mac_are_taken_or_not() -> None:
+    assert same_as_golden("service-any-mac.nft", service_rules.render_any_mac(taken=True))
+    assert (
+        service_rules.render_any_mac(taken=False) == "table netdev forkbed\ndelete table netdev forkbed\n"
+    )
+
+
 def test_nothing_is_published_of_a_fork() -> None:
     assert publications(network(uplink=UplinkKind.RECORDED), [BOSS, OPS]) == ()
 

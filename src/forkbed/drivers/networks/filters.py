@@ -77,7 +77,12 @@ def render_filters(network: FilteredNetwork) -> str:
 def replace_table(family: str, name: str, sections: Iterable[str]) -> str:
     """The nft commands that replace a whole table in one transaction, or make it."""
     body = "\n".join(section.strip("\n") for section in sections if section)
-    return f"table {family} {name}\ndelete table {family} {name}\ntable {family} {name} {{\n{body}\n}}\n"
+    return f"{remove_table(family, name)}table {family} {name} {{\n{body}\n}}\n"
+
+
+def remove_table(family: str, name: str) -> str:
+    """The nft commands that remove a table, whether or not it is there."""
+    return f"table {family} {name}\ndelete table {family} {name}\n"
 
 
 def render_set(name: str, declaration: str, elements: Iterable[str]) -> str:

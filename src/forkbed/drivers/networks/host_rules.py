@@ -26,7 +26,13 @@ from forkbed.base.ids import InstallationId
 from forkbed.core.networks.names import interface_prefix, transit_name
 from forkbed.core.networks.publications import ANY_ADDRESS, Publication
 from forkbed.core.systems.spec import Protocol
-from forkbed.drivers.networks.filters import MARK_INSIDE, MARK_OUTSIDE, render_set, replace_table
+from forkbed.drivers.networks.filters import (
+    MARK_INSIDE,
+    MARK_OUTSIDE,
+    remove_table,
+    render_set,
+    replace_table,
+)
 from forkbed.drivers.networks.records import Record
 
 
@@ -47,11 +53,6 @@ def render_host_rules(installation: InstallationId, records: Sequence[Record]) -
             "inet", host_table(installation)
         )
     return _guard(installation) + _host(installation, [r for r in records if r.transit], records)
-
-
-def remove_table(family: str, name: str) -> str:
-    """The nft commands that remove a table, whether or not it is there."""
-    return f"table {family} {name}\ndelete table {family} {name}\n"
 
 
 def _guard(installation: InstallationId) -> str:

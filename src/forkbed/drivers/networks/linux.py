@@ -132,7 +132,7 @@ class LinuxNetworks:
             removed |= self._intents.remove(network_id)
             table = ("bridge", names.bridge_name(self._installation, network_id))
             if table in nft.tables():
-                nft.apply(host_rules.remove_table(*table), subject=f"filters of network {network_id}")
+                nft.apply(filters.remove_table(*table), subject=f"filters of network {network_id}")
                 removed = True
             self._records.remove(network_id)
             nft.ensure([self._host_rules()], subject="filters of the networks")
@@ -251,6 +251,7 @@ class LinuxNetworks:
         )
         return Outside(
             inside=outside.inside(network.spec.subnet, network.gateway, machines, is_shared=is_shared),
+            is_shared=is_shared,
             only_reaches=tuple(a for a in machines if a is not None) if neighbours else (),
             settings=settings.as_text(),
         )

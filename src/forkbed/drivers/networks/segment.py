@@ -19,6 +19,7 @@ from forkbed.drivers.networks.recorder import program
 from forkbed.drivers.networks.records import Record
 
 _SERVICE_RULES = "service.nft"
+_ANY_MAC = "any-mac.nft"
 _TRANSIT_MTU = 1500
 _SERVICE_SYSCTLS = {
     "ipv6/conf/all/disable_ipv6": "1",
@@ -40,10 +41,12 @@ _SERVICE_SYSCTLS = {
 class Outside:
     """What leads to a fork's recorder, which runs with `settings`: every destination that is not `inside`.
 
-    With `only_reaches` these addresses alone are machines of the subnet, and the gateway answers for all others.
+    `is_shared`: the original's segment is somebody else's, so guests may know a router that is not there. With
+    `only_reaches` these addresses alone are machines of the subnet, and the gateway answers for all others.
     """
 
     inside: tuple[IPv4Network, ...]
+    is_shared: bool
     only_reaches: tuple[IPv4Address, ...]
     settings: str
 
@@ -137,6 +140,8 @@ class Segment:
 
     def _ensure_host_links(self, spec: SegmentSpec, inside: Mapping[str, int]) -> bool:
         path = namespaces.path_of(self.namespace)
+        if service_rules.INSIDE not in inside:
+            (self.directory / _ANY_MAC).unlink(missing_ok=True)  # they went with the interface
         with Links() as links:
             changed = links.ensure_bridge(self.bridge, spec.mtu)
             peer = service_rules.INSIDE
@@ -163,7 +168,7 @@ class Segment:
     def _ensure_inside(self, spec: SegmentSpec) -> bool:
         """Rules, then interfaces; called in the service namespace."""
         record, network = spec.record, spec.network
-        changed = nft.ensure([self._service_rules(spec)], subject=f"network {record.label}")
+        changed = nft.ensure(self._service_rules(spec), subject=f"network {record.label}")
         with Links() as links:
             changed |= links.ensure_up("lo")
             neighbours = spec.outside.only_reaches if spec.outside else ()
@@ -181,7 +186,7 @@ class Segment:
             changed |= links.ensure_everything_local(wanted=spec.outside is not None)
         return changed
 
-    def _service_rules(self, spec: SegmentSpec) -> nft.Rules:
+    def _service_rules(self, spec: SegmentSpec) -> list[nft.Rules]:
         record = spec.record
         commands = service_rules.render_service_rules(
             service_rules.ServiceNamespace(
@@ -195,7 +200,12 @@ class Segment:
             )
         )
         table = ("inet", service_rules.TABLE)
-        return nft.Rules(commands, frozenset({table}), self.directory / _SERVICE_RULES)
+        rules = [nft.Rules(commands, frozenset({table}), self.directory / _SERVICE_RULES)]
+        any_mac, applied = spec.outside is not None and spec.outside.is_shared, self.directory / _ANY_MAC
+        if any_mac or applied.exists():
+            tables = frozenset({("netdev", service_rules.TABLE)} if any_mac else ())
+            rules.append(nft.Rules(service_rules.render_any_mac(taken=any_mac), tables, applied))
+        return rules
 
 
 def _ensure_sysctls(spec: SegmentSpec) -> bool:

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from forkbed.core.networks.publications import Publication
 from forkbed.core.systems.spec import Protocol
-from forkbed.drivers.networks.filters import render_set, replace_table
+from forkbed.drivers.networks.filters import remove_table, render_set, replace_table
 from forkbed.drivers.networks.recorder.settings import LOOPBACK, PORT
 
 TABLE = "forkbed"
@@ -57,6 +57,23 @@ def render_service_rules(service: ServiceNamespace) -> str:
     if service.inside:
         sections.append(_recorded(service))
     return replace_table("inet", TABLE, sections)
+
+
+def render_any_mac(*, taken: bool) -> str:
+    """The nft commands by which the namespace takes frames for any MAC as its own, or no longer does.
+
+    In a fork of what was on somebody else's segment guests go on to send to the MAC of a router that is not there.
+    """
+    if not taken:
+        return remove_table("netdev", TABLE)
+    return replace_table("netdev", TABLE, [_ANY_MAC])
+
+
+_ANY_MAC = f"""
+	chain arriving {{
+		type filter hook ingress device "{INSIDE}" priority 0; policy accept;
+		ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 meta pkttype set host
+	}}"""
 
 
 def _published_maps(publications: Sequence[Publication]) -> list[str]:
