@@ -413,6 +413,7 @@ def running_machines_fold(bench: CutBench) -> None:
     assert bench.cuts.pull_layers(BOSS.id, "vol-data", keep, Silence()) is Effect.ALREADY
     in_use = bench.cuts.disks_in_use(BOSS.id)["vol-data"]
     assert in_use == (chain[0], keep)
+    bench.cuts.flush(BOSS.id, "vol-data")
     assert bench.cut_volumes.record_fold(data.id, in_use) is Effect.CHANGED
     assert bench.cut_volumes.chain(data.id) == in_use
     assert bench.guest_read(BOSS) == "4"

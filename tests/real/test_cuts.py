@@ -29,6 +29,8 @@ from forkbed.drivers.libvirt.cuts import LibvirtCuts
 from forkbed.drivers.libvirt.freezing import MachineFreeze
 from forkbed.drivers.libvirt.guard import guard_process
 from forkbed.drivers.libvirt.monitor import Monitor
+from forkbed.drivers.volumes.layer_files import opened_as
+from forkbed.drivers.volumes.records import LayerFile
 from forkbed.ports.cuts import CutOrder, DiskCut
 from forkbed.ports.hypervisor import MachineDefinition, NicAttachment
 from forkbed.ports.progress import Silence
@@ -336,7 +338,7 @@ def test_without_an_agent_the_cut_says_that_it_is_not_quiesced(pair: Pair) -> No
 def test_layers_are_folded_while_the_guest_runs(pair: Pair) -> None:
     cuts = pair.cuts
     for number in range(3):
-        pair.host.run(BOSS, "sh", "-c", f"echo {number} >/root/fold-{number}; sync")
+        pair.host.run(BOSS, "sh", "-c", f"echo folded-{number} >/root/fold-{number}; sync")
         cuts.cut(pair.snapshot_id(), [pair.order(BOSS, memory=False)], hold=False, quiesce=False)
     chain = cuts.disks_in_use(BOSS.id)["root"]
     assert cuts.commit_layer(BOSS.id, "root", chain[1], chain[2], Silence()) is Effect.CHANGED
@@ -348,11 +350,18 @@ def test_layers_are_folded_while_the_guest_runs(pair: Pair) -> None:
     image = chain[-1]
     assert cuts.pull_layers(BOSS.id, "root", image, Silence()) is Effect.CHANGED
     assert cuts.disks_in_use(BOSS.id)["root"] == (chain[0], image)
+    cuts.flush(BOSS.id, "root")
+    raw = pair.layers / "root.raw"
+    options = opened_as([LayerFile(chain[0]), LayerFile(image)])
+    processes.run(["qemu-img", "convert", "-U", "-O", "raw", f"json:{json.dumps(options)}", raw])
+    content = raw.read_bytes()
+    held = [number for number in range(3) if f"folded-{number}\n".encode() in content]
+    assert held == [0, 1, 2], "what was pulled is in the file, whatever becomes of QEMU now"
     assert cuts.pull_layers(BOSS.id, "root", image, Silence()) is Effect.ALREADY
     assert cuts.pull_layers(BOSS.id, "vol-data", "", Silence()) is Effect.CHANGED
     assert len(cuts.disks_in_use(BOSS.id)["vol-data"]) == 1
     _, content, _ = pair.host.run(BOSS, "sh", "-c", "echo 3 >/proc/sys/vm/drop_caches; cat /root/fold-*")
-    assert content == b"0\n1\n2\n"
+    assert content == b"folded-0\nfolded-1\nfolded-2\n"
 
 
 def test_no_room_for_the_memory_is_refused_before_the_pause(pair: Pair, tmp_path: Path) -> None:

@@ -68,5 +68,6 @@ class _Folding:
         serial = self._host.volumes.attachment(volume).serial
         in_use = self._host.cuts.disks_in_use(machine.id).get(serial)
         if in_use and tuple(in_use) != tuple(self._host.volume_cuts.chain(volume.id)):
+            self._host.cuts.flush(machine.id, serial)  # recording it removes the layers that were folded
             self._host.volume_cuts.record_fold(volume.id, in_use)
             self._effects.define(machine)

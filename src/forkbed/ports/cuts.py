@@ -145,3 +145,7 @@ class MachineCuts(Protocol):
     def pull_layers(self, machine_id: MachineId, serial: str, keep: str, progress: Progress) -> Effect:
         """Copy what lies between the active layer and the layer `keep` ("": all) into the active layer of a
         running machine, so that it stands on `keep`. ALREADY if it does."""
+
+    def flush(self, machine_id: MachineId, serial: str) -> None:
+        """Have on disk what the hypervisor holds back of a running machine's disk. To be called before a layer goes
+        that was folded: what a pull copied is in the hypervisor's memory first. CONFLICT if it does not run."""

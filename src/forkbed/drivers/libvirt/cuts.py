@@ -219,6 +219,10 @@ class LibvirtCuts:
             self._caller(machine_id), self._hypervisor.subject(machine_id), serial, keep, progress
         )
 
+    def flush(self, machine_id: MachineId, serial: str) -> None:
+        """Have on disk what QEMU holds back of the disk. See `ports.cuts`."""
+        layers.flush(self._caller(machine_id), self._hypervisor.subject(machine_id), serial)
+
     def _caller(self, machine_id: MachineId) -> layers.OnDomain:
         def call(action: str, function: Callable[[Any], Any]) -> Any:
             return self._hypervisor.on_domain(machine_id, action, function)

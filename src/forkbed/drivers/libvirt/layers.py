@@ -60,6 +60,20 @@ def pull(on_domain: OnDomain, subject: str, serial: str, keep: str, progress: Pr
     return Effect.CHANGED
 
 
+def flush(on_domain: OnDomain, subject: str, serial: str) -> None:
+    """Have on disk what QEMU holds back of the disk. See `ports.cuts`.
+
+    A pull ends with the tables of the active layer's clusters in QEMU's memory only: if it died then, whoever reads
+    the file would find nothing of what was copied into it.
+    """
+
+    def ask(domain: Any) -> None:
+        _, files = _disk(domain, subject, serial)
+        Monitor(domain, subject).flush(files[0])
+
+    on_domain(f"flush its disk {serial}", ask)
+
+
 def _await_idle(
     on_domain: OnDomain,
     subject: str,

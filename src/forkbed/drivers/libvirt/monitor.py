@@ -102,6 +102,13 @@ class Monitor:
         """Write the memory to the file handed over, in the background if that is on."""
         self.ask("migrate", {"uri": f"fd:{_FILE_NAME}"})
 
+    def flush(self, file: str) -> None:
+        """Have on disk what QEMU holds back of the disk whose active layer is that file."""
+        devices = [d for d in self.ask("query-block") if d.get("inserted", {}).get("file") == file]
+        if not devices:
+            raise OperationalError(Kind.FAULT, self._subject, f"QEMU has no disk on {file} to flush")
+        self.ask("human-monitor-command", {"command-line": f"qemu-io -d {devices[0]['qdev']} flush"})
+
     def cancel_plain_stream(self) -> None:
         """End a stream that is no background snapshot; the caller has made sure of that."""
         self.ask("migrate_cancel")

@@ -222,6 +222,12 @@ class SimulatedCuts:
             machine.in_use[serial] = (chain[0], *lower)
             return Effect.CHANGED
 
+    def flush(self, machine_id: MachineId, serial: str) -> None:
+        """Nothing is held back here."""
+        self._world.call("cuts.flush", machine_id)
+        with self._world.lock:
+            self._chain(machine_id, serial)
+
     def _refuse(self, orders: Sequence[CutOrder], machines: Sequence[SimulatedMachine]) -> None:
         """What is refused before anything stands still."""
         wanted_bytes = 0
