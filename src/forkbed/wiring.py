@@ -20,6 +20,7 @@ from forkbed.drivers.clock import SystemClock
 from forkbed.drivers.contents import FileContents
 from forkbed.drivers.doctor.acceleration import Accelerator, prove_acceleration
 from forkbed.drivers.durable import write_durably
+from forkbed.drivers.filesystems.driver import HostDisks
 from forkbed.drivers.guests.driver import GuestSettings, RealGuests
 from forkbed.drivers.images.library import HostImageLibrary
 from forkbed.drivers.libvirt.cuts import LibvirtCuts
@@ -27,6 +28,7 @@ from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor, LibvirtSetting
 from forkbed.drivers.networks.linux import LinuxNetworks
 from forkbed.drivers.sidecars import FileSidecars
 from forkbed.drivers.simulated.capacity import SimulatedCapacity
+from forkbed.drivers.simulated.comparing import SimulatedDisks
 from forkbed.drivers.simulated.cuts import SimulatedCuts
 from forkbed.drivers.simulated.guests import SimulatedGuests
 from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
@@ -89,9 +91,7 @@ def _real_host(settings: Settings, installation_id: InstallationId, stack: ExitS
         )
     )
     stack.callback(hypervisor.close)
-    networks = LinuxNetworks(
-        installation_id, settings.runtime_dir, settings.state_dir, settings.transit_pool
-    )
+    networks = LinuxNetworks(installation_id, settings.runtime_dir, settings.state_dir, settings.transit_pool)
     guests = RealGuests(
         GuestSettings(installation_id, settings.state_dir, settings.runtime_dir),
         namespace=networks.namespace,
@@ -108,6 +108,7 @@ def _real_host(settings: Settings, installation_id: InstallationId, stack: ExitS
         recorder=networks,
         volumes=volumes,
         volume_cuts=volumes,
+        disks=HostDisks(),
         images=HostImageLibrary(settings.state_dir, settings.cache_dir, settings.build_network_namespace),
         guests=guests,
         awakening=guests,
@@ -133,6 +134,7 @@ def simulated_host(name: str, world: SimulatedWorld) -> Host:
         recorder=networks,
         volumes=volumes,
         volume_cuts=volumes,
+        disks=SimulatedDisks(world),
         images=SimulatedImages(world),
         guests=guests,
         awakening=guests,

@@ -266,19 +266,19 @@ def test_long_chains_are_folded_by_themselves(pair: Installation) -> None:
 
 Action = Callable[[Installation], object]
 STORIES: dict[str, tuple[list[Action], Action]] = {
-    "snapshot": ([], lambda i: snapshot(i)),
+    "snapshot": ([], snapshot),
     "disks only": ([], lambda i: snapshot(i, disks_only=True)),
-    "fork": ([], lambda i: fork(i)),
+    "fork": ([], fork),
     "two forks": ([], lambda i: fork(i, count=2)),
-    "fork of a snapshot": ([lambda i: snapshot(i)], lambda i: fork(i, at="one")),
+    "fork of a snapshot": ([snapshot], lambda i: fork(i, at="one")),
     "cold fork": ([], lambda i: fork(i, cold=True)),
     "rollback": (
-        [lambda i: snapshot(i), lambda i: write(i, "pair", "ops", "after")],
-        lambda i: rollback(i),
+        [snapshot, lambda i: write(i, "pair", "ops", "after")],
+        rollback,
     ),
-    "discard": ([lambda i: fork(i)], lambda i: discard(i)),
+    "discard": ([fork], discard),
     "delete a snapshot": (
-        [lambda i: snapshot(i)],
+        [snapshot],
         lambda i: i.ended(i.controller.snapshot_delete("pair", "one", PERSON)),
     ),
     "fold": (

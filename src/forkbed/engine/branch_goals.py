@@ -10,9 +10,6 @@ from forkbed.base.ids import SnapshotId, SystemId
 from forkbed.core.systems.goal import Goal
 from forkbed.ports.store import RevisionRecord
 
-FORK_CUT = "fork-cut"
-"""The name of the snapshot that is made for forks and goes when they run."""
-
 
 @dataclass(frozen=True, slots=True)
 class SnapshotGoal:

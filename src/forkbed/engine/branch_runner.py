@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.core.operations.records import Operation, OperationKind, OperationStatus
+from forkbed.core.operations.records import Operation, OperationKind
 from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatus
 from forkbed.engine.branch_goals import FORK_GOAL, ROLLBACK_GOAL, SNAPSHOT_GOAL, ForkGoal, RollbackGoal
 from forkbed.engine.cutting import (
@@ -51,19 +51,7 @@ class BranchRunner:
 
     def run(self) -> None:
         """Return when the operation has ended and that is recorded, or when the controller is stopping."""
-        life = self._life
-        # what was never begun has made nothing but records, which the work itself takes back
-        life.begin()
-        try:
-            result = self._works[self._operation.kind]()
-        except OperationalError as error:
-            if not self._around.stopping.is_set():
-                life.end(OperationStatus.FAILED, error)
-        except Cancelled:
-            if not self._around.stopping.is_set():
-                life.end(OperationStatus.CANCELLED)
-        else:
-            life.end(OperationStatus.SUCCEEDED, result=result)
+        self._life.work_off(self._works[self._operation.kind])
 
     # snapshots
 

@@ -20,6 +20,7 @@ from forkbed.core.operations.records import (
     OperationKind,
     OperationStatus,
 )
+from forkbed.core.rehearsals.records import Rehearsal
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE, plan_system
@@ -45,6 +46,14 @@ from forkbed.engine.life import with_progress
 from forkbed.engine.lineage import Lineage
 from forkbed.engine.observation import observe, observe_all
 from forkbed.engine.options import Options
+from forkbed.engine.promoting import (
+    DiffOptions,
+    GenerationView,
+    PromoteOptions,
+    PromotionPlan,
+    RehearseOptions,
+    StepsBundle,
+)
 from forkbed.engine.requests import (
     GarbageReport,
     OperationDetail,
@@ -61,6 +70,8 @@ from forkbed.engine.sidecars import mend_sidecars, write_sidecars
 from forkbed.engine.submission import Submission
 from forkbed.engine.supervisor import Supervisor
 from forkbed.engine.surroundings import Surroundings
+from forkbed.engine.upgrade_requests import UpgradeRequests
+from forkbed.engine.upgrade_runner import UpgradeRunner
 from forkbed.ports.guests import CommandChannel, CommandRequest, GuestAddress
 from forkbed.ports.hypervisor import ConsoleStream
 from forkbed.ports.images import ImageView, RecipeBundle, TagMove
@@ -85,6 +96,14 @@ _BRANCHING = (
     OperationKind.FOLD,
 )
 
+_UPGRADING = (
+    OperationKind.REHEARSE,
+    OperationKind.PROMOTE,
+    OperationKind.REVERT,
+    OperationKind.MAINTENANCE,
+    OperationKind.DIFF,
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -105,11 +124,12 @@ class Controller:
             OperationKind.GARBAGE_COLLECTION,
         ):
             runs[kind] = jobs.run
-        for kind in _BRANCHING:
-            runs[kind] = self._run_branching
+        runs |= dict.fromkeys(_BRANCHING, self._run_branching)
+        runs |= dict.fromkeys(_UPGRADING, self._run_upgrade)
         self.dispatcher = Dispatcher(around, runs)
         self._submission = Submission(around, options, self.dispatcher)
         self._branches = BranchRequests(around, options, self._submission)
+        self._upgrades = UpgradeRequests(around, options, self._submission, self._branches)
         self._lineage = Lineage(around.host, around.store, self._description)
         self.wanted_uploads: frozenset[Path] = frozenset()  # of imports that are resumed; set by `start`
         self.supervisor = Supervisor(around, self._submission.draw_operation_id, self.dispatcher.dispatch)
@@ -140,6 +160,9 @@ class Controller:
 
     def _run_branching(self, operation: Operation, cancelled: threading.Event) -> None:
         BranchRunner(self._around, operation, cancelled).run()
+
+    def _run_upgrade(self, operation: Operation, cancelled: threading.Event) -> None:
+        UpgradeRunner(self._around, operation, cancelled).run()
 
     # systems
 
@@ -256,6 +279,7 @@ class Controller:
         return [
             self._description.summary(record, views.get(record.id) or SystemView())
             for record in self._around.store.systems()
+            if record.kept_of is None
         ]
 
     def system(self, name: str, *, revision: int | None = None) -> SystemDetail:
@@ -365,6 +389,42 @@ class Controller:
     def fold(self, system: str, request: Request) -> Operation:
         """Shorten the chains of the system's volumes."""
         return self._branches.fold(system, request)
+
+    # upgrades
+
+    def rehearse(
+        self, system: str, steps: StepsBundle, options: RehearseOptions, request: Request
+    ) -> Operation:
+        """Try steps on a fork of the system as it is now."""
+        return self._upgrades.rehearse(system, steps, options, request)
+
+    def rehearsals(self, system: str) -> Sequence[Rehearsal]:
+        """The system's rehearsals, oldest first."""
+        return self._upgrades.rehearsals(system)
+
+    def diff(self, a: str, b: str, options: DiffOptions, request: Request) -> Operation:
+        """Compare two related systems."""
+        return self._upgrades.diff(a, b, options, request)
+
+    def promotion_plan(self, rehearsal: str, options: PromoteOptions) -> PromotionPlan:
+        """What `promote` would do."""
+        return self._upgrades.plan(rehearsal, options)
+
+    def promote(self, rehearsal: str, options: PromoteOptions, request: Request) -> Operation:
+        """Let a rehearsed upgrade take over."""
+        return self._upgrades.promote(rehearsal, options, request)
+
+    def revert(self, system: str, *, accept_loss: bool, request: Request) -> Operation:
+        """Let the generation that was live before take over again."""
+        return self._upgrades.revert(system, accept_loss=accept_loss, request=request)
+
+    def generations(self, system: str) -> Sequence[GenerationView]:
+        """The live one first, then the newest."""
+        return self._upgrades.generations(system)
+
+    def maintenance(self, system: str, *, on: bool, request: Request) -> Operation:
+        """Run the manifest's maintenance hooks."""
+        return self._upgrades.maintenance(system, on=on, request=request)
 
     # images
 

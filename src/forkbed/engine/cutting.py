@@ -67,18 +67,28 @@ def check_cuttable(host: Host, record: SystemRecord, *, memory: bool) -> None:
 
 
 def cut_system(
-    host: Host, store: Store, record: SystemRecord, snapshot: Snapshot, *, hold: bool
+    host: Host,
+    store: Store,
+    record: SystemRecord,
+    snapshot: Snapshot,
+    *,
+    hold: bool,
+    hold_limit_s: float = 0.0,
+    quiesce: bool = True,
 ) -> tuple[Snapshot, Cut | None]:
     """Make the cut; the snapshot with what came of each machine, and the cut whose memory may still be written.
 
-    None for a system of which nothing runs. On an error everything is as before.
+    None for a system of which nothing runs. On an error everything is as before. `quiesce` is about cuts of disks
+    alone: whether guests write out what they hold first.
     """
     system = record.resolved
     seen = seen_machines(host, system)
     try:
         orders = _prepare(host, system, snapshot, seen)
-        quiesce = snapshot.kind is SnapshotKind.DISKS
-        cut = host.cuts.cut(snapshot.id, orders, hold=hold, quiesce=quiesce) if orders else None
+        quiesce = quiesce and snapshot.kind is SnapshotKind.DISKS
+        cut = None
+        if orders:
+            cut = host.cuts.cut(snapshot.id, orders, hold=hold, quiesce=quiesce, hold_limit_s=hold_limit_s)
     except OperationalError:
         take_back(host, store, snapshot)
         raise

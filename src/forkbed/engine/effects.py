@@ -120,10 +120,8 @@ class Effects:
         self._host.hypervisor.define(definition)
         effect = self._host.cuts.restore(definition, memory)
         if not memory.paused:
-            # drawn for this branch alone, so no two forks of one cut stir the same into their randomness
-            entropy = hashlib.sha512(f"{machine.generation_uuid} {machine.id}".encode()).digest()
             lacking = self._host.awakening.awaken(
-                machine, self._host.clock.now(), entropy, _AWAKENING_TIMEOUT_S
+                machine, self._host.clock.now(), entropy_of(machine), _AWAKENING_TIMEOUT_S
             )
             if lacking:
                 progress.tell(lacking)
@@ -345,6 +343,11 @@ class _Watched:
                 self.error = error
                 raise
             self._looked_at = self._now()
+
+
+def entropy_of(machine: ResolvedMachine) -> bytes:
+    """64 bytes drawn for this branch of the machine alone: no two forks of one cut stir the same into theirs."""
+    return hashlib.sha512(f"{machine.generation_uuid} {machine.id}".encode()).digest()
 
 
 def describe_probe(probe: ProbeSpec) -> str:

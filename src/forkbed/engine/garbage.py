@@ -16,7 +16,6 @@ from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.spec import ResolvedSystem
 from forkbed.core.systems.view import MachineView, Power, SystemView
-from forkbed.engine.branch_goals import FORK_CUT
 from forkbed.engine.cutting import settle_volumes, take_back
 from forkbed.engine.host import Host
 from forkbed.engine.observation import observe_all
@@ -134,6 +133,9 @@ class Garbage:
             remains.size_bytes += memory.size_bytes
             remains.is_there = True
         owners = {volume.volume_id: volume.system_id for volume in host.volumes.volumes()}
+        for record in self._store.systems():  # generations exchange volumes, which keep the labels they were born with
+            for machine in record.resolved.machines:
+                owners |= dict.fromkeys((volume.id for volume in machine.volumes), record.id)
         for volume_id, snapshot_id in host.volume_cuts.prepared_cuts().items():
             remains = found.setdefault(snapshot_id, _Remains())
             remains.systems.add(owners.get(volume_id, SystemId("")))
@@ -198,7 +200,7 @@ def take_back_unfinished(host: Host, store: Store) -> None:
 
 
 def unfinished_snapshots(store: Store) -> list[Snapshot]:
-    """Those that an operation was to complete, to use up or to remove, and that no active one is about."""
+    """Those that an operation was to complete or to remove, and that no active one is about."""
     return [
         snapshot
         for snapshot in store.snapshots()
@@ -208,8 +210,7 @@ def unfinished_snapshots(store: Store) -> list[Snapshot]:
 
 
 def _is_unfinished(snapshot: Snapshot) -> bool:
-    made_for_forks = snapshot.automatic and snapshot.name == FORK_CUT
-    return made_for_forks or snapshot.status is not SnapshotStatus.COMPLETE
+    return snapshot.status is not SnapshotStatus.COMPLETE
 
 
 def _which(item: GarbageItem) -> tuple[str, str, str]:

@@ -8,6 +8,7 @@ from forkbed.ports.capacity import Capacity
 from forkbed.ports.clock import Clock
 from forkbed.ports.contents import Contents
 from forkbed.ports.cuts import MachineCuts
+from forkbed.ports.disks import Disks
 from forkbed.ports.guests import Awakening, Guests
 from forkbed.ports.hypervisor import Hypervisor
 from forkbed.ports.images import ImageLibrary
@@ -28,6 +29,7 @@ class Host:
     networks: Networks
     recorder: Recorder
     volumes: Volumes
+    disks: Disks
     volume_cuts: VolumeCuts
     images: ImageLibrary
     guests: Guests

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -42,6 +42,23 @@ class Life:
         """Record how it ended."""
         self.around.boundary(f"operation: {status}")
         self._set_status(status, error, result)
+
+    def work_off(self, work: Callable[[], dict[str, object]]) -> None:
+        """Begin, work, end by what comes of it; no end while the controller is stopping: the next one goes on.
+
+        What was cancelled before it began has made nothing but records; the work itself takes them back.
+        """
+        self.begin()
+        try:
+            result = work()
+        except OperationalError as error:
+            if not self.around.stopping.is_set():
+                self.end(OperationStatus.FAILED, error)
+        except Cancelled:
+            if not self.around.stopping.is_set():
+                self.end(OperationStatus.CANCELLED)
+        else:
+            self.end(OperationStatus.SUCCEEDED, result=result)
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` if it is to end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from forkbed.core.snapshots.records import Snapshot
 from forkbed.engine.cutting import drop_snapshot
 from forkbed.engine.retention import forget_unused_contents
 from forkbed.engine.sidecars import forget_system
@@ -14,9 +15,26 @@ def dependents(store: Store, record: SystemRecord) -> list[str]:
     return [other.name for other in store.systems() if record.id in other.resolved.lineage]
 
 
+def _kept_for(store: Store, record: SystemRecord) -> list[Snapshot]:
+    """Snapshots of other systems that were kept for this one: the cut that a rehearsal's fork is compared with, and
+    how the live generation's disks were when it took over from this one."""
+    wanted = {rehearsal.base_id for rehearsal in store.rehearsals() if rehearsal.fork_id == record.id}
+    found = [snapshot for snapshot in store.snapshots() if snapshot.id in wanted]
+    if record.kept_of is not None and not any(o.kept_of == record.kept_of for o in _others(store, record)):
+        found += [
+            s for s in store.snapshots(record.kept_of) if s.automatic and s.name.startswith("generation-")
+        ]
+    return found
+
+
+def _others(store: Store, record: SystemRecord) -> list[SystemRecord]:
+    return [other for other in store.systems() if other.id != record.id]
+
+
 def forget_deleted(around: Surroundings, record: SystemRecord) -> None:
     """Remove the snapshots and records of a system whose machines, volumes and networks are gone."""
-    for snapshot in around.store.snapshots(record.id):
+    doomed = [*around.store.snapshots(record.id), *_kept_for(around.store, record)]
+    for snapshot in doomed:
         drop_snapshot(around.host, around.store, snapshot)
     with around.accepting:  # no `up` is accepted against a record that is about to go
         forget_system(around.host, around.store, record)

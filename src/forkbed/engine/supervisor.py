@@ -123,6 +123,8 @@ class Supervisor:
         views = observe_all(self._around.host, self._around.store)
         begun = 0
         for system in self._around.store.systems():
+            if system.kept_of is not None:
+                continue  # nothing is started for a generation that only waits
             attempts = self._attempts.setdefault(system.id, _Attempts())
             self._learn(attempts)
             if self._around.host.clock.now() < attempts.not_before or self._is_busy(system):

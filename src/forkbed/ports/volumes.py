@@ -108,6 +108,9 @@ class VolumeCuts(Protocol):
     def chain(self, volume_id: VolumeId) -> tuple[str, ...]:
         """The volume's files, active layer first, the image last."""
 
+    def cut_chain(self, snapshot_id: SnapshotId, volume_id: VolumeId) -> tuple[str, ...]:
+        """The files of a kept cut, top first, the image last. NOT_FOUND if it is not kept."""
+
     def own_bytes(self) -> Mapping[VolumeId, int]:
         """Of each volume, what is allocated by layers that nothing else stands on."""
 

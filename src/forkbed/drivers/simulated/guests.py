@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Self
 
@@ -98,12 +99,22 @@ class SimulatedGuests:
         return ProbeAnswer(good, "" if good else "connection refused")
 
     def open_command(self, address: GuestAddress, request: CommandRequest) -> SimulatedCommand:
-        """Run one of `echo`, `cat`, `hostname`, `true`, `false`, `exit N`; anything else is not found."""
+        """Run one of `echo`, `cat`, `hostname`, `true`, `false`, `exit N`; anything else is not found.
+
+        A shell knows these too, and `write NAME WORD`, which writes to the root disk.
+        """
         if not self._answers(address.machine):
             raise OperationalError(
                 Kind.UNREACHABLE, f"machine {address.machine.name}", "does not answer", "is it running?"
             )
-        return SimulatedCommand(address.machine.name, request)
+        machine_id = address.machine.id
+
+        def write(name: str, word: str) -> None:
+            self._world.call("guests.write", f"{address.machine.name}: {name}")
+            with self._world.lock:
+                self._world.write(machine_id, "root", name, word)
+
+        return SimulatedCommand(address.machine.name, request, write)
 
     def forget(self, machine_id: MachineId) -> None:
         """There is nothing to forget."""
@@ -143,11 +154,22 @@ class SimulatedGuests:
 class SimulatedCommand:
     """A command whose whole answer is known at once, except for `cat`."""
 
-    def __init__(self, machine_name: str, request: CommandRequest) -> None:
+    def __init__(self, machine_name: str, request: CommandRequest, write: Callable[[str, str], None]) -> None:
         self._output: deque[tuple[str, bytes]] = deque()
         self._open = False
         self._status = 0
-        match request.argv:
+        self._write = write
+        self._pushed = ""  # the file that input goes to
+        self._run(machine_name, request.argv)
+
+    def _run(self, machine_name: str, argv: tuple[str, ...]) -> None:
+        match argv:
+            case ("/bin/sh", "-c", _, "sh", path, _, _):
+                self._pushed = path
+            case ("/bin/sh", "-c", script):
+                self._run(machine_name, tuple(shlex.split(script)))
+            case ("write", name, word):
+                self._write(name, word)
             case ("echo", *words):
                 self._output.append(("stdout", " ".join(words).encode() + b"\n"))
             case ("hostname",):
@@ -161,7 +183,7 @@ class SimulatedCommand:
             case ("exit", status) if status.isdigit():
                 self._status = int(status)
             case _:
-                name = request.argv[0] if request.argv else "shell"
+                name = argv[0] if argv else "shell"
                 self._output.append(("stderr", f"{name}: not found in a simulated guest\n".encode()))
                 self._status = 127
 
@@ -188,7 +210,10 @@ class SimulatedCommand:
         return ("", b"") if self._open else None
 
     def write(self, data: bytes) -> None:
-        """What `cat` gives back."""
+        """What `cat` gives back, or the content of a file that is pushed."""
+        if self._pushed:
+            self._write(self._pushed, sha256(data).hexdigest()[:12])
+            return
         self._output.append(("stdout", data))
 
     def close_input(self) -> None:

@@ -172,6 +172,14 @@ class SimulatedVolumes:
         with self._world.lock:
             return self._disks.chain(self._find(volume_id).active)
 
+    def cut_chain(self, snapshot_id: SnapshotId, volume_id: VolumeId) -> tuple[str, ...]:
+        """The files of a kept cut."""
+        with self._world.lock:
+            kept = self._disks.cuts.get((snapshot_id, volume_id))
+            if kept is None:
+                raise OperationalError(Kind.NOT_FOUND, f"volume {volume_id}", "is not kept in that snapshot")
+            return self._disks.chain(kept.top)
+
     def own_bytes(self) -> Mapping[VolumeId, int]:
         """What only the volume stands on."""
         with self._world.lock:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import VolumeId
+from forkbed.base.ids import SnapshotId, VolumeId
 from forkbed.core.systems.steps import Effect
 from forkbed.core.volumes.layers import Fold, fold_refusal, folded, is_shortened, plan_fold
 from forkbed.drivers.volumes import layer_files
@@ -31,6 +31,15 @@ class OverlayFolding:
     def chain(self, volume_id: VolumeId) -> tuple[str, ...]:
         """The volume's files, active layer first, the image last."""
         return self._shelf.existing(volume_id).paths
+
+    def cut_chain(self, snapshot_id: SnapshotId, volume_id: VolumeId) -> tuple[str, ...]:
+        """The files of a kept cut, top first, the image last."""
+        for cut in self._shelf.cuts():
+            if (cut.snapshot_id, cut.owner.volume_id) == (snapshot_id, volume_id):
+                return cut.paths
+        raise OperationalError(
+            Kind.NOT_FOUND, f"volume {volume_id}", "is not kept in that snapshot", "look at `forkbed snapshots`"
+        )
 
     def own_bytes(self) -> Mapping[VolumeId, int]:
         """Of each volume, what is allocated by layers that nothing else stands on."""

@@ -1,0 +1,273 @@
+"""Let a rehearsed upgrade take over: replay it on the system as it is now, which stands still meanwhile.
+
+Nothing can be lost: from the cut to the commit the original writes nothing, so what the new generation began with is
+all that was ever acknowledged; and the original gets no way out again once the new one may have it.
+
+The commit is the moment in which the original is given up (`Cut.give_up`, durable). Before it, every failure lets the
+original go on; after it, everything goes forward, also in the next controller.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import SnapshotId
+from forkbed.core.rehearsals.records import Rehearsal, promotion_refusal
+from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
+from forkbed.core.systems.generations import exchange, exchange_refusal
+from forkbed.core.systems.goal import Goal, Wanted
+from forkbed.engine.cutting import complete_snapshot, cut_system, drop_snapshot, take_back
+from forkbed.engine.forking import Forking
+from forkbed.engine.life import Life
+from forkbed.engine.maintenance import has_hooks, maintain
+from forkbed.engine.momentary import disks_snapshot
+from forkbed.engine.planloop import PlanLoop
+from forkbed.engine.replay import Replay
+from forkbed.engine.sidecars import write_sidecars
+from forkbed.engine.upgrade_goals import PROMOTE_GOAL, PromoteGoal
+from forkbed.ports.cuts import Cut
+from forkbed.ports.progress import Cancelled
+from forkbed.ports.store import RevisionRecord, SystemRecord
+
+KEPT_FOR_S = 7 * 24 * 3600.0
+_LONGEST_HOLD_S = 6 * 3600.0
+
+
+class Promotion:
+    """One promotion."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._around = life.around
+        self._host = life.around.host
+        self._store = life.around.store
+        self._forking = Forking(life)
+        self._goal: PromoteGoal = PROMOTE_GOAL.validate_python(life.operation.goal)
+
+    def run(self) -> dict[str, object]:
+        """Return when the new generation has taken over. Raises when it has not, and the original goes on."""
+        goal = self._goal
+        assert self._life.operation.system_id is not None
+        live = self._forking.record(self._life.operation.system_id)
+        attempt = self._store.system_by_id(goal.attempt)
+        rehearsal = self._store.rehearsal(goal.rehearsal_id)
+        if rehearsal is None:
+            raise OperationalError(
+                Kind.NOT_FOUND, f"rehearsal {goal.rehearsal_id}", "is gone", "rehearse again"
+            )
+        if attempt is None or attempt.kept_of != live.id:
+            if not self._host.cuts.was_given_up(goal.snapshot_id):
+                self._attempt(live, rehearsal)
+            live, attempt = self._commit(rehearsal)
+        return self._take_over(live, attempt, rehearsal)
+
+    # before the commit: all failures let the original go on
+
+    def _attempt(self, live: SystemRecord, rehearsal: Rehearsal) -> None:
+        snapshot = self._forking.known(self._goal.snapshot_id)
+        interrupted = True
+        try:
+            self._forking.refuse_half_made(f"promotion of {rehearsal.name}")
+            interrupted = False
+            self._life.check_cancelled()
+            self._refuse(live, rehearsal)
+            if has_hooks(live):
+                live = maintain(self._life, live, on=True)
+            self._replay_on_cut(live, snapshot, rehearsal)
+        except (OperationalError, Cancelled):
+            if not self._around.stopping.is_set():
+                self._clean_up(rehearsal, keep=self._goal.keep_attempt and not interrupted)
+            raise
+
+    def _refuse(self, live: SystemRecord, rehearsal: Rehearsal) -> None:
+        refusal = promotion_refusal(rehearsal, live.resolved) or exchange_refusal(live.resolved)
+        if refusal:
+            raise OperationalError(
+                Kind.CONFLICT,
+                f"rehearsal {rehearsal.name}",
+                f"may not be promoted: {refusal}",
+                "rehearse again",
+            )
+
+    def _replay_on_cut(self, live: SystemRecord, snapshot: Snapshot, rehearsal: Rehearsal) -> None:
+        limit_s = self._goal.max_freeze_s
+        with self._life.step("cut", live.name) as progress:
+            progress.tell("the original stands still from here on")
+            snapshot, cut = cut_system(
+                self._host, self._store, live, snapshot, hold=True, hold_limit_s=limit_s or _LONGEST_HOLD_S
+            )
+        if cut is None:
+            raise OperationalError(
+                Kind.CONFLICT,
+                f"system {live.name}",
+                "does not run, so there is nothing to take over from",
+                f"`forkbed start {live.name}` first",
+            )
+        try:
+            snapshot = self._forking.complete(snapshot, cut)
+            self._forking.bring_up([self._goal.attempt], snapshot, cold=False, up=self._goal.up)
+            attempt = self._forking.record(self._goal.attempt)
+            ends_at = snapshot.cut_at + limit_s if limit_s is not None else None
+            replay = Replay(self._life, attempt, ends_at=ends_at)
+            replay.run(rehearsal.steps)
+            replay.check()
+            keep_base(self._life, attempt, self._goal.base_id)
+            self._give_up(cut, ends_at)
+        except BaseException:
+            cut.resume()
+            raise
+
+    def _give_up(self, cut: Cut, ends_at: float | None) -> None:
+        """The commit."""
+        self._life.check_cancelled()
+        if ends_at is not None and self._host.clock.now() > ends_at:
+            raise OperationalError(
+                Kind.CONFLICT,
+                self._life.operation.subject,
+                "stood still for as long as was allowed",
+                "allow more with --max-freeze, or make the steps quicker",
+            )
+        self._around.boundary("commit: begun")
+        cut.give_up()
+        self._around.boundary("commit: done")
+
+    def _clean_up(self, rehearsal: Rehearsal, *, keep: bool) -> None:
+        """The original goes on already; let its users back, and keep the attempt to be studied, or nothing of it."""
+        assert self._life.operation.system_id is not None
+        live = self._forking.record(self._life.operation.system_id)
+        if live.maintenance:
+            maintain(self._life, live, on=False)
+        attempt = self._store.system_by_id(self._goal.attempt)
+        base = self._store.snapshot(self._goal.base_id)
+        if base is not None:
+            take_back(self._host, self._store, base)
+        if keep and attempt is not None and attempt.up:
+            # everything it needs it has: the cut's memory has been used
+            now = self._host.clock.now()
+            message = f"attempt to promote {rehearsal.name}"
+            self._store.save_system(replace(attempt, message=message, expires_at=now + KEPT_FOR_S))
+            snapshot = self._store.snapshot(self._goal.snapshot_id)
+            if snapshot is not None:
+                drop_snapshot(self._host, self._store, snapshot)
+            return
+        self._forking.undo([self._goal.attempt], self._goal.snapshot_id)
+
+    # from the commit on: only forward
+
+    def _commit(self, rehearsal: Rehearsal) -> tuple[SystemRecord, SystemRecord]:
+        """Store that the two have changed places; may be done again after a crash."""
+        assert self._life.operation.system_id is not None
+        live = self._forking.record(self._life.operation.system_id)
+        attempt = self._forking.record(self._goal.attempt)
+        words = f"generation {attempt.generation}: promoted {rehearsal.name}"
+        return change_places(self._life, live, attempt, words)
+
+    def _take_over(self, live: SystemRecord, kept: SystemRecord, rehearsal: Rehearsal) -> dict[str, object]:
+        goal = self._goal
+        bring_forward(self._life, live, kept)
+        snapshot = self._store.snapshot(goal.snapshot_id)
+        cut_at = snapshot.cut_at if snapshot is not None else None
+        freeze_s = self._host.clock.now() - cut_at if cut_at is not None else None
+        if live.maintenance:
+            live = maintain(self._life, live, on=False)
+        hand_base_over(self._life, live, goal.base_id)
+        self._host.cuts.forget_given_up(goal.snapshot_id)
+        if snapshot is not None:
+            drop_snapshot(self._host, self._store, snapshot)
+        prediction = rehearsal.prediction
+        return {
+            "generation": live.generation,
+            "freeze_s": freeze_s,
+            "predicted_s": prediction.total_s if prediction is not None else None,
+            "kept": kept.name,
+        }
+
+
+def change_places(
+    life: Life, live: SystemRecord, other: SystemRecord, words: str
+) -> tuple[SystemRecord, SystemRecord]:
+    """Store that `other` is the live generation and the live one is kept; the two as they are from now on."""
+    host, store = life.around.host, life.around.store
+    now = host.clock.now()
+    both = exchange(live.resolved, other.resolved, generation=live.generation, at=now)
+    coming = replace(
+        live,
+        resolved=both.live,
+        wanted={name: _awake(want) for name, want in other.wanted.items()},
+        up=True,
+        generation=other.generation,
+        changed_at=now,
+    )
+    leaving = replace(
+        other,
+        name=both.kept.name,
+        resolved=both.kept,
+        wanted={name: _asleep(want) for name, want in live.wanted.items()},
+        up=True,
+        generation=live.generation,
+        changed_at=now,
+        message=f"generation {live.generation} of {live.name}",
+        expires_at=now + KEPT_FOR_S,
+        kept_of=live.id,
+        kept_at=now,
+    )
+    newest = store.revisions(live.id)[-1]
+    revision: RevisionRecord = replace(
+        newest,
+        number=both.live.revision,
+        accepted_at=now,
+        requester=life.operation.requester,
+        resolved=both.live,
+        changes=(words,),
+    )
+    with life.step("switch", live.name), life.around.accepting:
+        store.replace_systems([leaving, coming], revision)
+    write_sidecars(host, store, coming)
+    return coming, leaving
+
+
+def keep_base(life: Life, coming: SystemRecord, base_id: SnapshotId) -> None:
+    """Keep a generation's disks as it takes over, so that a revert can tell what it wrote since."""
+    host, store = life.around.host, life.around.store
+    present = store.snapshot(base_id)
+    if present is not None:
+        if present.status is SnapshotStatus.COMPLETE:
+            return
+        take_back(host, store, present)
+    snapshot = disks_snapshot(life, coming, base_id, f"generation-{coming.generation}")
+    for former in store.snapshots(coming.id):
+        if former.name == snapshot.name:
+            drop_snapshot(host, store, former)
+    store.save_snapshot(snapshot)
+    with life.step("base", coming.name) as progress:
+        snapshot, cut = cut_system(host, store, coming, snapshot, hold=False, quiesce=False)
+        complete_snapshot(host, store, snapshot, cut, progress)
+
+
+def hand_base_over(life: Life, live: SystemRecord, base_id: SnapshotId) -> None:
+    """The base of the generation that took over belongs to the system now."""
+    host, store = life.around.host, life.around.store
+    base = store.snapshot(base_id)
+    if base is None or base.system_id == live.id:
+        return
+    for former in store.snapshots(live.id):
+        if former.automatic and former.name.startswith("generation-"):
+            drop_snapshot(host, store, former)
+    store.save_snapshot(replace(base, system_id=live.id, resolved=live.resolved))
+
+
+def bring_forward(life: Life, live: SystemRecord, kept: SystemRecord) -> None:
+    """Make it true on the host: first nothing of the kept one leads out, then everything of the live one does."""
+    ours = Life(life.around, life.operation, threading.Event())  # nobody can cancel what is committed
+    PlanLoop(ours, kept.id, Goal(kept.wanted, networks=True), label=f"{kept.name}/").run()
+    PlanLoop(ours, live.id, Goal(live.wanted, networks=True)).run()
+
+
+def _asleep(want: Wanted) -> Wanted:
+    return Wanted.PAUSED if want is Wanted.RUNNING else want
+
+
+def _awake(want: Wanted) -> Wanted:
+    return Wanted.RUNNING if want is Wanted.PAUSED else want

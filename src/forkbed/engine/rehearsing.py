@@ -1,0 +1,201 @@
+"""Try an upgrade on forks of the system as it is now, and write down what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from forkbed.base.errors import OperationalError
+from forkbed.core.diffs.records import MachineDifference
+from forkbed.core.diffs.rules import Selection
+from forkbed.core.diffs.systems import SystemDifference, summary
+from forkbed.core.rehearsals.records import FreezePrediction, Rehearsal, RehearsalStatus
+from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
+from forkbed.engine.comparing import Comparison
+from forkbed.engine.cutting import drop_snapshot
+from forkbed.engine.forking import Forking
+from forkbed.engine.life import Life
+from forkbed.engine.maintenance import has_hooks, maintain
+from forkbed.engine.momentary import momentary_cut
+from forkbed.engine.replay import Replay
+from forkbed.engine.upgrade_goals import REHEARSE_GOAL, RehearseGoal
+from forkbed.ports.progress import Cancelled
+from forkbed.ports.store import SystemRecord
+
+_SWITCH_S = 1.5  # networks change hands; measured, and hardly depending on the system
+_INTENTS = 10_000
+_LISTED = 200
+
+
+class Rehearsing:
+    """One rehearsal."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._host = life.around.host
+        self._store = life.around.store
+        self._forking = Forking(life)
+        self._goal: RehearseGoal = REHEARSE_GOAL.validate_python(life.operation.goal)
+
+    def run(self) -> dict[str, object]:
+        """Fork, replay, check, compare. The forks stay, also when a step failed: there is something to be seen."""
+        goal = self._goal
+        rehearsal = self._store.rehearsal(goal.rehearsal_id)
+        assert rehearsal is not None
+        try:
+            snapshot = self._fork()
+        except (OperationalError, Cancelled) as error:
+            if not self._life.around.stopping.is_set():
+                self._save(replace(rehearsal, status=RehearsalStatus.FAILED, error=str(error) or "cancelled"))
+                self._forking.undo(goal.forks, goal.snapshot_id)
+            raise
+        failure: OperationalError | None = None
+        try:
+            rehearsal = self._rehearse(rehearsal, snapshot)
+        except OperationalError as error:
+            failure = error
+            rehearsal = self._store.rehearsal(goal.rehearsal_id) or rehearsal
+        except Cancelled:
+            if not self._life.around.stopping.is_set():
+                self._save(replace(rehearsal, status=RehearsalStatus.FAILED, error="cancelled"))
+            raise
+        status = RehearsalStatus.FAILED if failure is not None else RehearsalStatus.PASSED
+        rehearsal = replace(
+            rehearsal,
+            status=status,
+            error=str(failure) if failure is not None else "",
+            ended_at=self._host.clock.now(),
+        )
+        self._save(rehearsal)
+        if failure is not None:
+            raise failure
+        prediction = rehearsal.prediction
+        return {
+            "rehearsal": rehearsal.name,
+            "passed": True,
+            "predicted_s": prediction.total_s if prediction is not None else None,
+        }
+
+    def _fork(self) -> Snapshot:
+        goal = self._goal
+        snapshot = self._forking.known(goal.snapshot_id)
+        if snapshot.status is SnapshotStatus.MAKING:
+            self._forking.refuse_half_made("rehearsal")
+            self._life.check_cancelled()
+            snapshot = self._forking.fork_now(goal.forks, snapshot, cold=False, up=goal.up)
+            # the memory has done its work; the disks stay, to be compared with
+            self._host.cuts.remove_memory(snapshot.id)
+        else:
+            self._forking.bring_up(goal.forks, snapshot, cold=False, up=goal.up)
+        return snapshot
+
+    def _rehearse(self, rehearsal: Rehearsal, snapshot: Snapshot) -> Rehearsal:
+        records = [self._forking.record(fork_id) for fork_id in self._goal.forks]
+        first, *others = records
+        rehearsal = self._try(rehearsal, first, self._label(first, records))
+        rehearsal = replace(rehearsal, prediction=self._predict(snapshot, rehearsal))
+        self._save(rehearsal)
+        for other in others:
+            self._replay(other, rehearsal, self._label(other, records))
+        with momentary_cut(self._life, first) as after:
+            with self._life.step("compare", first.name) as progress:
+                found = Comparison(self._host, snapshot, after, Selection()).differences(progress)
+                difference = SystemDifference(snapshot.resolved.name, first.name, machines=found)
+                rehearsal = replace(rehearsal, summary=summary(difference))
+            for other in others:
+                with (
+                    momentary_cut(self._life, other) as twin,
+                    self._life.step("compare", other.name) as progress,
+                ):
+                    found = Comparison(self._host, after, twin, Selection()).differences(progress)
+                    rehearsal = replace(rehearsal, differing=_differing(found))
+        self._save(rehearsal)
+        return rehearsal
+
+    def _try(self, rehearsal: Rehearsal, record: SystemRecord, label: str) -> Rehearsal:
+        """Replay on the fork that counts; what came of each step is stored whatever happens."""
+        replay = Replay(self._life, record, label=label)
+        try:
+            if has_hooks(record):
+                record = maintain(self._life, record, on=True, label=label)
+            replay.run(rehearsal.steps)
+            replay.check()
+            if has_hooks(record):
+                maintain(self._life, record, on=False, label=label)
+        finally:
+            intents = self._intents(record)
+            rehearsal = replace(
+                rehearsal,
+                outcomes=tuple(replay.outcomes),
+                checks=tuple(replay.checks),
+                intents=intents,
+                warnings=_warnings(intents),
+            )
+            self._save(rehearsal)
+        return rehearsal
+
+    def _replay(self, record: SystemRecord, rehearsal: Rehearsal, label: str) -> None:
+        replay = Replay(self._life, record, label=label)
+        replay.run(rehearsal.steps)
+        replay.check()
+
+    def _intents(self, record: SystemRecord) -> int:
+        return sum(
+            len(self._host.recorder.intents(network.id, after=0, limit=_INTENTS))
+            for network in record.resolved.networks
+        )
+
+    def _predict(self, snapshot: Snapshot, rehearsal: Rehearsal) -> FreezePrediction:
+        """From what this rehearsal took: a promotion does the same, with the original standing still."""
+        journal = self._store.journal(self._life.operation.id)
+
+        def longest(verb: str) -> float:
+            return max(
+                (
+                    entry.ended_at - entry.started_at
+                    for entry in journal
+                    if entry.verb == verb and entry.ended_at
+                ),
+                default=0.0,
+            )
+
+        return FreezePrediction(
+            cut_s=longest("cut") + longest("keep"),
+            restore_s=longest("restore") + longest("ready"),
+            steps_s=sum(outcome.took_s for outcome in rehearsal.outcomes),
+            checks_s=sum(check.took_s for check in rehearsal.checks),
+            switch_s=_SWITCH_S,
+        )
+
+    def _label(self, record: SystemRecord, records: Sequence[SystemRecord]) -> str:
+        return f"{record.name}/" if len(records) > 1 else ""
+
+    def _save(self, rehearsal: Rehearsal) -> None:
+        self._store.save_rehearsal(rehearsal)
+
+
+def forget_rehearsal_cut(life: Life, rehearsal: Rehearsal) -> None:
+    """The cut that a rehearsal is compared with goes when its fork goes."""
+    snapshot = life.around.store.snapshot(rehearsal.base_id)
+    if snapshot is not None:
+        drop_snapshot(life.around.host, life.around.store, snapshot)
+
+
+def _differing(found: Sequence[MachineDifference]) -> tuple[str, ...]:
+    """Paths that two forks of one cut ended up with differently."""
+    names = [
+        f"{machine.machine}:{change.path}"
+        for machine in found
+        for volume in machine.volumes
+        for system in volume.disk.file_systems
+        for change in system.files
+    ]
+    return tuple(names[:_LISTED])
+
+
+def _warnings(intents: int) -> tuple[str, ...]:
+    if not intents:
+        return ()
+    return (
+        f"{intents} tries to reach the world ended in the recorder (see `forkbed intents`): a replay cannot either",
+    )
