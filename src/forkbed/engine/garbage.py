@@ -125,7 +125,8 @@ class Garbage:
             remains.told_name = str(told.get("name", name))
         for cut in host.volume_cuts.cuts():
             remains = found.setdefault(cut.snapshot_id, _Remains())
-            remains.systems.add(cut.system_id)
+            if not remains.told_name:
+                remains.systems.add(cut.system_id)
             remains.size_bytes += cut.own_bytes
             remains.is_there = True
         for memory in host.cuts.memories():
@@ -133,7 +134,8 @@ class Garbage:
             remains.size_bytes += memory.size_bytes
             remains.is_there = True
         owners = {volume.volume_id: volume.system_id for volume in host.volumes.volumes()}
-        for record in self._store.systems():  # generations exchange volumes, which keep the labels they were born with
+        # generations exchange volumes, which keep the labels they were born with
+        for record in self._store.systems():
             for machine in record.resolved.machines:
                 owners |= dict.fromkeys((volume.id for volume in machine.volumes), record.id)
         for volume_id, snapshot_id in host.volume_cuts.prepared_cuts().items():
