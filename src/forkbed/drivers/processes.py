@@ -27,6 +27,7 @@ from forkbed.base.errors import Kind, OperationalError
 Argument = str | os.PathLike[str]
 Process = subprocess.Popen[bytes]
 Stream = int | IO[bytes] | None
+Timeout = subprocess.TimeoutExpired
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
 STDOUT = subprocess.STDOUT

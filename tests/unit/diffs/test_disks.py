@@ -20,11 +20,13 @@ from forkbed.core.diffs.records import (
 from forkbed.core.diffs.rules import Selection
 from forkbed.core.diffs.threeway import Standing
 from forkbed.drivers import processes
+from forkbed.drivers.filesystems.appliance import Appliance
 from forkbed.drivers.filesystems.driver import HostDisks
 from forkbed.ports.disks import DiskQuestion
 from tests.unit.diffs.disks import MIB, edit_ext4, make_ext4, overlay, partitioned, version
 
 EVERYTHING = Selection(noise=())
+DISKS = HostDisks(Appliance(Path("unused"), lambda: True))
 STATUS = """Package: bash
 Status: install ok installed
 Architecture: amd64
@@ -74,7 +76,7 @@ def compared(base: Path, left: Path | None, right: Path, selection: Selection = 
         base=version(base),
         selection=selection,
     )
-    return HostDisks().compare(question, "volume test")
+    return DISKS.compare(question, "volume test")
 
 
 def only(disk: DiskDifference) -> FileSystemDifference:
@@ -172,7 +174,7 @@ def test_random_changes_are_found_with_and_without_shared_layers(
         flat.append(tmp_path / f"flat-{path.stem}.raw")
         processes.run(["qemu-img", "convert", "-O", "raw", path, flat[-1]])
     question = DiskQuestion(version(flat[1]), version(flat[2]), version(flat[0]), EVERYTHING)
-    slowly = only(HostDisks().compare(question, "volume test"))
+    slowly = only(DISKS.compare(question, "volume test"))
     assert found == slowly
     assert len(found.files) > 20
     assert found.reading is Reading.COMPARED
@@ -256,7 +258,7 @@ def test_texts(tmp_path: Path, image: Path) -> None:
     (tmp_path / "new").write_text("127.0.0.1 localhost\n10.0.0.1 boss\n")
     right = changed(tmp_path, image, "right", ["rm etc/hosts", f"write {tmp_path}/new etc/hosts"])
     question = DiskQuestion(version(image), version(right, image))
-    (text,) = HostDisks().texts(question, "volume test", ["/etc/hosts", "/nowhere"])
+    (text,) = DISKS.texts(question, "volume test", ["/etc/hosts", "/nowhere"])
     assert (text.path, text.left) == ("/etc/hosts", ())
     assert text.right == ("@@ -1 +1,2 @@", " 127.0.0.1 localhost", "+10.0.0.1 boss")
 
@@ -333,7 +335,7 @@ def test_a_hostile_file_system_ends_in_words(tmp_path: Path, image: Path) -> Non
         damaged.write_bytes(content)
         right = overlay(tmp_path / f"right-{round_}.qcow2", image, damaged)
         question = DiskQuestion(version(image), version(right, image), None, EVERYTHING, limits)
-        one = only(HostDisks().compare(question, "volume test"))
+        one = only(DISKS.compare(question, "volume test"))
         assert one.reading is not Reading.UNREADABLE or one.problems
 
 

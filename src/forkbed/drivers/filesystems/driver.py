@@ -6,15 +6,17 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.units import format_size
 from forkbed.core.diffs.limits import Limits
-from forkbed.core.diffs.records import DiskDifference, TextDifference
+from forkbed.core.diffs.records import DiskDifference, FileSystemDifference, Reading, TextDifference
 from forkbed.drivers import processes
+from forkbed.drivers.filesystems.appliance import Appliance
+from forkbed.drivers.filesystems.recognition import APPLIANCE
 from forkbed.ports.disks import DiskQuestion, DiskVersion
 
 _GRACE_S = 30.0  # what the worker may take beyond its own limit of time, which it checks now and then
@@ -33,19 +35,37 @@ class _Answer:
 _ANSWER = TypeAdapter(_Answer)
 
 
+@dataclass(frozen=True, slots=True)
 class HostDisks:
     """`ports.disks.Disks` for layers that are files of this host."""
+
+    appliance: Appliance
 
     def compare(self, question: DiskQuestion, subject: str) -> DiskDifference:
         selection = {"paths": question.selection.paths, "noise": question.selection.noise}
         answer = _ask(question, {"selection": selection}, subject)
         assert answer.disk is not None
-        return answer.disk
+        if not any(_for_appliance(one) for one in answer.disk.file_systems):
+            return answer.disk
+        versions = (question.base or question.left, question.left, question.right)
+        return replace(
+            answer.disk,
+            file_systems=tuple(
+                self.appliance.compare(one, versions, question.selection, question.limits, subject)
+                if _for_appliance(one)
+                else one
+                for one in answer.disk.file_systems
+            ),
+        )
 
     def texts(self, question: DiskQuestion, subject: str, paths: Sequence[str]) -> Sequence[TextDifference]:
         answer = _ask(question, {"texts": list(paths)}, subject)
         assert answer.texts is not None
         return answer.texts
+
+
+def _for_appliance(one: FileSystemDifference) -> bool:
+    return one.reading is Reading.UNREADABLE and one.kind in APPLIANCE
 
 
 def _ask(question: DiskQuestion, task: dict[str, object], subject: str) -> _Answer:

@@ -115,6 +115,9 @@ class Ext4:
             return None
         return self._where(inode).pieces
 
+    def digest(self, node: int) -> str | None:
+        return None
+
     def content(self, node: int, offset: int, size: int) -> bytes:
         inode = self._inode(node)
         size = max(0, min(size, inode.size_bytes - offset))

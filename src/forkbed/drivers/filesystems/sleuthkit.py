@@ -106,6 +106,9 @@ class SleuthKit:
                 found.append(Piece(at, int(run.addr) * block_bytes, length))
         return tuple(found)
 
+    def digest(self, node: int) -> str | None:
+        return None
+
     def content(self, node: int, offset: int, size: int) -> bytes:
         file = self._file(node)
         size = max(0, min(size, int(file.info.meta.size) - offset))

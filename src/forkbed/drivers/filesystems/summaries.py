@@ -15,7 +15,7 @@ from forkbed.drivers.filesystems.problems import Unreadable
 from forkbed.drivers.filesystems.trees import Tree
 
 # of a root file system, and of one that is mounted on /var or /var/lib
-_LISTS = (b"var/lib/dpkg/status", b"lib/dpkg/status", b"dpkg/status")
+PACKAGE_LISTS = (b"var/lib/dpkg/status", b"lib/dpkg/status", b"dpkg/status")
 _SERVICE_PREFIXES = tuple(directory[1:].encode() for directory in DIRECTORIES)
 
 _Nodes = Callable[[Tree], Mapping[bytes, int]]
@@ -23,7 +23,7 @@ _Nodes = Callable[[Tree], Mapping[bytes, int]]
 
 def changed_packages(versions: Versions, limits: Limits, problems: list[str]) -> tuple[PackageChange, ...]:
     """The Debian packages that differ; what cannot be read goes into `problems`."""
-    for path in _LISTS:
+    for path in PACKAGE_LISTS:
         if any(tree is not None and path in tree.paths() for tree in _trees(versions)):
             break
     else:

@@ -61,5 +61,8 @@ class Tree(Protocol):
         Raises `Unreadable` if it is damaged.
         """
 
+    def digest(self, node: int) -> str | None:
+        """A hash of a file's content, if the reader has one anyway; equal for equal contents of all versions."""
+
     def content(self, node: int, offset: int, size: int) -> bytes:
         """`size` bytes of a file; fewer at its end. Raises `Unreadable` if it is damaged."""
