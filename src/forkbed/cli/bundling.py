@@ -1,4 +1,4 @@
-"""Read a manifest with the local files it names, to hand them to the server by value."""
+"""Read a manifest, a recipe or steps with the local files they name, to hand them to the server by value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.units import format_size
 from forkbed.cli.targets import place
-from forkbed.config.local_files import local_files, recipe_files
+from forkbed.config.local_files import local_files, recipe_files, steps_files
+from forkbed.core.rehearsals.bundle import StepsBundle
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.ports.images import RecipeBundle
 
@@ -34,14 +35,8 @@ def read_bundle(file: str, settings: Iterable[str]) -> ManifestBundle:
         secrets=read_files(directory, wanted.secrets),
         variables=variables,
     )
-    size_bytes = sum(map(len, (*bundle.files.values(), *bundle.secrets.values())))
-    if size_bytes > _LIMIT_BYTES:
-        raise OperationalError(
-            Kind.INVALID,
-            file,
-            f"its files have {format_size(size_bytes)}, more than {format_size(_LIMIT_BYTES)}",
-            "put large files into the image, or `forkbed copy` them later",
-        )
+    remedy = "put large files into the image, or `forkbed copy` them later"
+    _check_size(file, (*bundle.files.values(), *bundle.secrets.values()), remedy)
     return bundle
 
 
@@ -51,13 +46,23 @@ def read_recipe(file: str) -> RecipeBundle:
     return RecipeBundle(file, text, read_files(Path(file).parent, recipe_files(text, file)))
 
 
+def read_steps(file: str) -> StepsBundle:
+    """The steps of an upgrade in `file` (`-`: standard input) with the files they push, relative to its directory."""
+    text = read_text(place(file))
+    directory = Path.cwd() if file == "-" else Path(file).parent
+    bundle = StepsBundle(file, text, read_files(directory, steps_files(text, file)))
+    remedy = "`forkbed copy` large files into the system first: its forks have them"
+    _check_size(file, bundle.files.values(), remedy)
+    return bundle
+
+
 def read_text(file: str) -> str:
     """The text of a file, or of standard input for `-`. Raises NOT_FOUND or INVALID."""
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise OperationalError(
-            Kind.NOT_FOUND, file, "there is no such file", "give the path of a manifest"
+            Kind.NOT_FOUND, file, "there is no such file", "give the path of a YAML file"
         ) from None
     except OSError as error:
         raise OperationalError(Kind.INVALID, file, f"cannot be read: {error.strerror}") from error
@@ -74,6 +79,17 @@ def read_files(directory: Path, names: Iterable[str]) -> dict[str, bytes]:
         with suppress(OSError):
             found[name] = (directory / name).read_bytes()
     return found
+
+
+def _check_size(file: str, contents: Iterable[bytes], remedy: str) -> None:
+    size_bytes = sum(map(len, contents))
+    if size_bytes > _LIMIT_BYTES:
+        raise OperationalError(
+            Kind.INVALID,
+            file,
+            f"its files have {format_size(size_bytes)}, more than {format_size(_LIMIT_BYTES)}",
+            remedy,
+        )
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -12,7 +12,10 @@ from forkbed.base.errors import OperationalError
 from forkbed.cli.invocation import begin, current
 
 _GLOBAL = ("--json", "--socket", "--lab", "--help")
-_SYSTEMS = frozenset({"down", "show", "history", "tree", "fold", "snapshot", "snapshots", "fork"})
+_SYSTEMS = frozenset({
+    "down", "show", "history", "tree", "fold", "snapshot", "snapshots", "fork", "rehearse", "rehearsals", "diff",
+    "revert", "generations", "maintenance",
+})  # fmt: skip
 _SYSTEMS_AND_SNAPSHOTS = frozenset({"rollback", "snapshot-delete"})
 _FORKS = frozenset({"discard", "intents"})
 _SYSTEMS_AND_MACHINES = frozenset({"start", "stop", "restart", "pause", "resume"})
@@ -109,6 +112,10 @@ def _candidates(before: list[str], last: str) -> Iterable[str]:
     positional = [word for word in before[1:] if not word.startswith("-")]
     if before[-1] == "--at":
         return _snapshots(positional[0]) if positional else ()
+    if before[-1] == "--show":
+        return _rehearsals(positional[:1])
+    if before[-1] == "--steps":
+        return (FILES,)
     return (*_names(command, positional), *([FILES] if _takes_files(command, before) else []))
 
 
@@ -123,8 +130,16 @@ def _names(command: str, positional: list[str]) -> Iterable[str]:
             return [name for image in client.images() for name in (*image.names, image.id[:12])]
     if len(positional) == 1 and command in _SYSTEMS_AND_SNAPSHOTS:
         return _snapshots(positional[0])
+    if command == "diff" and len(positional) == 1:
+        return _systems(command)
+    if command == "maintenance" and len(positional) == 1:
+        return ("on", "off")
     if positional and command != "copy":
         return ()
+    if command == "promote":
+        with current().client() as client:
+            systems = [system.name for system in client.systems() if not system.fork_of]
+        return _rehearsals(systems)
     if command in _SYSTEMS | _SYSTEMS_AND_SNAPSHOTS | _SYSTEMS_AND_MACHINES | _MACHINES:
         return _systems(command)
     if command in _FORKS:
@@ -136,6 +151,11 @@ def _names(command: str, positional: list[str]) -> Iterable[str]:
 def _snapshots(system: str) -> Iterable[str]:
     with current().client() as client:
         return [snapshot.name for snapshot in client.snapshots(system)]
+
+
+def _rehearsals(systems: Sequence[str]) -> Iterable[str]:
+    with current().client() as client:
+        return [rehearsal.name for system in systems for rehearsal in client.rehearsals(system)]
 
 
 def _systems(command: str) -> Iterable[str]:

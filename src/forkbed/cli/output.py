@@ -16,6 +16,7 @@ _STATES = {
     "running": "green",
     "succeeded": "green",
     "changed": "green",
+    "passed": "green",
     "failed": "red",
     "degraded": "red",
     "cancelled": "yellow",

@@ -20,7 +20,7 @@ def print_plan(plan: PlanView) -> None:
     new = " (new)" if plan.is_new_revision else ""
     print(f"system {plan.system}, revision {plan.revision}{new}")
     for change in changes:
-        _print_change(change)
+        print_change(change)
     for refusal in plan.refusals:
         say(f"{styled('refused:', 'red', 2)} {refusal}")
     waiting = [name for name in plan.pending_restarts if f"machine {name}" not in _restarting(plan)]
@@ -55,7 +55,8 @@ def announce(plan: PlanView, *, restart: bool) -> None:
         say(f"{change.subject}: {what}: {then}")
 
 
-def _print_change(change: ChangeView) -> None:
+def print_change(change: ChangeView) -> None:
+    """A machine or network with what differs about it."""
     mark, colour = _MARKS[change.kind]
     needs = f"  [needs {change.needs}]" if change.needs else ""
     print(styled(f"{mark} {change.subject}", colour) + styled(needs, "bold"))

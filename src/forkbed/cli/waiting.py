@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Protocol, Self
 
 from forkbed.api.client import Client
@@ -31,8 +32,17 @@ def finish(client: Client, operation: Operation, *, wait: bool = True) -> int:
     return 0
 
 
-def complete(client: Client, operation: Operation, *, wait: bool = True) -> Operation | None:
-    """`finish`, for a command with more to tell people: the ended operation, or None if there is nothing to tell."""
+def complete(
+    client: Client,
+    operation: Operation,
+    *,
+    wait: bool = True,
+    on_failure: Callable[[Operation], None] | None = None,
+) -> Operation | None:
+    """`finish`, for a command with more to tell people: the ended operation, or None if there is nothing to tell.
+
+    `on_failure` tells people more about an operation that did not succeed, before its error is raised.
+    """
     if not wait:
         if not emit(operation):
             print(operation.id)
@@ -41,7 +51,8 @@ def complete(client: Client, operation: Operation, *, wait: bool = True) -> Oper
             )
         return None
     ended = follow(client, operation)
-    emit(ended)
+    if not emit(ended) and on_failure is not None and ended.status is not OperationStatus.SUCCEEDED:
+        on_failure(ended)
     raise_failure(ended)
     if current().json:
         return None

@@ -233,14 +233,21 @@ LOSS = OperationalError(
 class FakePromoting:
     """Implements `PromotionApi` but for what the whole controller knows: its systems and operations.
 
-    Tests change what is answered: `rehearsed`, `difference`, `refusal`, `would_lose`, and `failure`, which the next
-    rehearsal or promotion ends with.
+    Tests change what is answered: `rehearsed`, `passes`, `difference`, `refusal`, `would_lose`, `promoted`, and
+    `failure`, which the next rehearsal or promotion ends with.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.rehearsed: list[Rehearsal] = [REHEARSAL, FAILED]
         self.difference = DIFFERENCE
+        self.passes = True
+        self.promoted: dict[str, object] = {
+            "generation": 2,
+            "freeze_s": 4.6,
+            "predicted_s": 4.3,
+            "kept": "boss-ops-1",
+        }
         self.refusal = ""
         self.would_lose = False
         self.failure: OperationalError | None = None
@@ -253,7 +260,7 @@ class FakePromoting:
         name = options.name or "boss-ops-rehearsal-1"
         if all(each.name != name for each in self.rehearsed):
             self.rehearsed.append(replace(REHEARSAL, name=name, twice=options.twice))
-        result: dict[str, object] = {"rehearsal": name, "passed": True}
+        result: dict[str, object] = {"rehearsal": name, "passed": self.passes}
         return self._ended(OperationKind.REHEARSE, system, request, result)
 
     def rehearsals(self, system: str) -> Sequence[Rehearsal]:
@@ -278,13 +285,7 @@ class FakePromoting:
         self._note("promote", (rehearsal, options))
         if self.refusal:
             raise OperationalError(Kind.CONFLICT, f"rehearsal {rehearsal}", self.refusal, "rehearse it again")
-        result: dict[str, object] = {
-            "generation": 2,
-            "freeze_s": 4.6,
-            "predicted_s": 4.3,
-            "kept": "boss-ops-1",
-        }
-        return self._ended(OperationKind.PROMOTE, "boss-ops", request, result)
+        return self._ended(OperationKind.PROMOTE, "boss-ops", request, self.promoted)
 
     def revert(self, system: str, *, accept_loss: bool, request: Request) -> Operation:
         self._system(system)
