@@ -38,7 +38,10 @@ class OverlayFolding:
             if (cut.snapshot_id, cut.owner.volume_id) == (snapshot_id, volume_id):
                 return cut.paths
         raise OperationalError(
-            Kind.NOT_FOUND, f"volume {volume_id}", "is not kept in that snapshot", "look at `forkbed snapshots`"
+            Kind.NOT_FOUND,
+            f"volume {volume_id}",
+            "is not kept in that snapshot",
+            "look at `forkbed snapshots`",
         )
 
     def own_bytes(self) -> Mapping[VolumeId, int]:
