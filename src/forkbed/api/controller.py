@@ -12,6 +12,7 @@ from typing import Protocol
 from forkbed.core.operations.records import Event, Operation
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.engine.branching import BranchingApi
+from forkbed.engine.promoting import PromotionApi
 from forkbed.engine.requests import (
     GarbageReport,
     OperationDetail,
@@ -28,10 +29,10 @@ from forkbed.ports.hypervisor import ConsoleStream
 from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 
 
-class ControllerApi(BranchingApi, Protocol):
+class ControllerApi(BranchingApi, PromotionApi, Protocol):
     """Every method may block; none needs the caller to hold anything between calls.
 
-    What is asked about snapshots and forks is in `BranchingApi`.
+    What is asked about snapshots and forks is in `BranchingApi`, about upgrades in `PromotionApi`.
     """
 
     # systems

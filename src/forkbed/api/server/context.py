@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from forkbed.api.controller import ControllerApi
 from forkbed.api.server.threads import StreamThreads
-from forkbed.engine.promoting import PromotionApi
 
 UPLOAD_LIMIT_BYTES = 64 * 1024**3
 
@@ -36,11 +35,5 @@ async def _controller(connection: HTTPConnection) -> ControllerApi:
     return context.controller
 
 
-async def _promoting(connection: HTTPConnection) -> PromotionApi:
-    context: Context = connection.app.state.context
-    return cast(PromotionApi, context.controller)
-
-
 Shared = Annotated[Context, Depends(_context)]
 Api = Annotated[ControllerApi, Depends(_controller)]
-Promoting = Annotated[PromotionApi, Depends(_promoting)]

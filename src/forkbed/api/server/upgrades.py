@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS
-from forkbed.api.server.context import Promoting
+from forkbed.api.server.context import Api
 from forkbed.api.server.systems import SystemName
 from forkbed.api.server.writes import Write, accepted
 from forkbed.api.upgrades import (
@@ -34,7 +34,7 @@ RehearsalName = Annotated[str, Path(description="The rehearsal's name.")]
     "/systems/{system}/rehearsals", status_code=202, summary="Rehearse an upgrade", responses=WRITE_PROBLEMS
 )
 def rehearse(
-    system: SystemName, body: RehearseBody, api: Promoting, request: Write, response: Response
+    system: SystemName, body: RehearseBody, api: Api, request: Write, response: Response
 ) -> Operation:
     """Run steps on a fresh live fork of a system, then the manifest's checks. The operation's result holds
     `rehearsal`, its name, and `passed`. Every error of the steps is in the problem's `details`, as of a manifest."""
@@ -42,14 +42,14 @@ def rehearse(
 
 
 @router.get("/systems/{system}/rehearsals", summary="List a system's rehearsals", responses=READ_PROBLEMS)
-def rehearsals(system: SystemName, api: Promoting) -> Sequence[Rehearsal]:
+def rehearsals(system: SystemName, api: Api) -> Sequence[Rehearsal]:
     """The oldest first, with what came of each step and check, and how long a promotion would make the system
     stand still."""
     return api.rehearsals(system)
 
 
 @router.post("/diffs", status_code=202, summary="Compare two systems", responses=WRITE_PROBLEMS)
-def diff(body: DiffBody, api: Promoting, request: Write, response: Response) -> Operation:
+def diff(body: DiffBody, api: Api, request: Write, response: Response) -> Operation:
     """Compare two related systems: how they are declared, and what is on their disks. The operation's result is
     the comparison."""
     return accepted(api.diff(body.left, body.right, diff_options(body), request), response)
@@ -58,7 +58,7 @@ def diff(body: DiffBody, api: Promoting, request: Write, response: Response) -> 
 @router.post(
     "/rehearsals/{rehearsal}/plan", summary="Show what a promotion would do", responses=WRITE_PROBLEMS
 )
-def promotion_plan(rehearsal: RehearsalName, body: PromoteBody, api: Promoting) -> PromotionPlan:
+def promotion_plan(rehearsal: RehearsalName, body: PromoteBody, api: Api) -> PromotionPlan:
     """Every step of a promotion, the predicted freeze, and why it would be refused. Nothing changes."""
     return api.promotion_plan(rehearsal, promote_options(body))
 
@@ -70,7 +70,7 @@ def promotion_plan(rehearsal: RehearsalName, body: PromoteBody, api: Promoting) 
     responses=WRITE_PROBLEMS,
 )
 def promote(
-    rehearsal: RehearsalName, body: PromoteBody, api: Promoting, request: Write, response: Response
+    rehearsal: RehearsalName, body: PromoteBody, api: Api, request: Write, response: Response
 ) -> Operation:
     """Replay the rehearsed steps on a cut of now while the system stands still, and let the result take over. If
     anything fails before that, the system goes on as it was. The operation's result holds `generation`, `freeze_s`,
@@ -84,16 +84,14 @@ def promote(
     summary="Go back to the kept generation",
     responses=WRITE_PROBLEMS,
 )
-def revert(
-    system: SystemName, body: RevertBody, api: Promoting, request: Write, response: Response
-) -> Operation:
+def revert(system: SystemName, body: RevertBody, api: Api, request: Write, response: Response) -> Operation:
     """Let the generation before the last promotion take over again; the present one is kept. Unsafe, with the list
     of what would be lost, if the present one has written since and `accept_loss` is not given."""
     return accepted(api.revert(system, accept_loss=body.accept_loss, request=request), response)
 
 
 @router.get("/systems/{system}/generations", summary="List a system's generations", responses=READ_PROBLEMS)
-def generations(system: SystemName, api: Promoting) -> Sequence[GenerationView]:
+def generations(system: SystemName, api: Api) -> Sequence[GenerationView]:
     """The live one first, then those that are kept, the newest first."""
     return api.generations(system)
 
@@ -105,7 +103,7 @@ def generations(system: SystemName, api: Promoting) -> Sequence[GenerationView]:
     responses=WRITE_PROBLEMS,
 )
 def maintenance(
-    system: SystemName, body: MaintenanceBody, api: Promoting, request: Write, response: Response
+    system: SystemName, body: MaintenanceBody, api: Api, request: Write, response: Response
 ) -> Operation:
     """Run the manifest's maintenance hooks in every machine, one way or the other."""
     return accepted(api.maintenance(system, on=body.on, request=request), response)
