@@ -74,18 +74,16 @@ def cut_system(
     *,
     hold: bool,
     hold_limit_s: float = 0.0,
-    quiesce: bool = True,
 ) -> tuple[Snapshot, Cut | None]:
     """Make the cut; the snapshot with what came of each machine, and the cut whose memory may still be written.
 
-    None for a system of which nothing runs. On an error everything is as before. `quiesce` is about cuts of disks
-    alone: whether guests write out what they hold first.
+    None for a system of which nothing runs. On an error everything is as before.
     """
     system = record.resolved
     seen = seen_machines(host, system)
     try:
         orders = _prepare(host, system, snapshot, seen)
-        quiesce = quiesce and snapshot.kind is SnapshotKind.DISKS
+        quiesce = snapshot.kind is SnapshotKind.DISKS
         cut = None
         if orders:
             cut = host.cuts.cut(snapshot.id, orders, hold=hold, quiesce=quiesce, hold_limit_s=hold_limit_s)

@@ -242,7 +242,7 @@ def keep_base(life: Life, coming: SystemRecord, base_id: SnapshotId) -> None:
             drop_snapshot(host, store, former)
     store.save_snapshot(snapshot)
     with life.step("base", coming.name) as progress:
-        snapshot, cut = cut_system(host, store, coming, snapshot, hold=False, quiesce=False)
+        snapshot, cut = cut_system(host, store, coming, snapshot, hold=False)
         complete_snapshot(host, store, snapshot, cut, progress)
 
 
