@@ -21,13 +21,13 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Debian kernel: of an earlier image build, else fetched as one would be."""
     found = proof_guest.find_kernel(load_settings(os.environ).cache_dir)
     if found is None:
-        archives = tmp_path_factory.mktemp("cache") / "archives"
-        archives.mkdir()
+        archives = tmp_path_factory.mktemp("cache") / "images/apt/debian/archives"
+        archives.mkdir(parents=True)
         depends = processes.run(["apt-cache", "depends", "--important", "linux-image-cloud-amd64"]).text
         package = next(line.split()[1] for line in depends.splitlines() if "Depends: linux-image" in line)
         script = 'cd "$1" && exec apt-get -q download "$2"'
         processes.run(["sh", "-c", script, "sh", archives, package], timeout_s=300)
-        found = proof_guest.find_kernel(archives.parent)
+        found = proof_guest.find_kernel(archives.parents[3])
     assert found is not None
     return found
 

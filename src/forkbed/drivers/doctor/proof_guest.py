@@ -32,7 +32,7 @@ def find_kernel(cache_dir: Path, boot: Path = Path("/boot")) -> Path | None:
     own = _newest(boot.glob("vmlinuz-*"))
     if own is not None:
         return own
-    package = _newest(cache_dir.glob("**/archives/linux-image-[0-9]*.deb"))
+    package = _newest(cache_dir.glob("images/apt/*/archives/linux-image-[0-9]*.deb"))
     return _unpack(package, cache_dir / "proof") if package is not None else None
 
 
