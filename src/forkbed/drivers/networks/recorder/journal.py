@@ -48,9 +48,9 @@ class Journal:
         """Whether there was nothing of the kind lately."""
         return self._recent.is_new(key, time.monotonic())
 
-    def drop(self) -> None:
-        """Count a try that is not written down."""
-        self._dropped += 1
+    def drop(self, count: int = 1) -> None:
+        """Count tries that are not written down."""
+        self._dropped += count
 
     @property
     def has_drops(self) -> bool:

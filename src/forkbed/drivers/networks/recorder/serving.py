@@ -198,6 +198,7 @@ class Recorder:
             if self._journal.is_new((source, destination)):
                 unknown = Understood(IntentKind.UDP, first_bytes=printable(data, FIRST_BYTES))
                 self._journal.tell(unknown, source[0], destination)
+        self._journal.drop(self._sockets.take_overflown())
 
     def _hear_dnsmasq(self, _: Events) -> None:
         for data, source in self._sockets.questions():

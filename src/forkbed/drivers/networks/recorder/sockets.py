@@ -13,7 +13,7 @@ from forkbed.drivers.networks.recorder.settings import LOOPBACK, NAMES_PORT, POR
 Address = tuple[str, int]
 
 _IP_TRANSPARENT, _IP_RECVORIGDSTADDR = 19, 20  # of linux/in.h; the socket module has no names for them
-_SO_RCVBUFFORCE = 33
+_SO_RCVBUFFORCE, _SO_RXQ_OVFL = 33, 40  # of asm-generic/socket.h
 _WAITING_BYTES = 1 << 20  # of datagrams that came while others were attended to
 _UDP_PROTOCOL = 17
 _LARGEST_DATAGRAM = 65535
@@ -29,19 +29,30 @@ class Sockets:
         self.udp = _bound(socket.SOCK_DGRAM, PORT)
         self.udp.setsockopt(socket.SOL_IP, _IP_RECVORIGDSTADDR, 1)
         self.udp.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _WAITING_BYTES)
+        self.udp.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
         self.names_tcp = _bound(socket.SOCK_STREAM, NAMES_PORT)
         self.names_udp = _bound(socket.SOCK_DGRAM, NAMES_PORT)
         self._answers = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self._answers.setblocking(False)
+        self._overflown = self._told_overflown = 0
 
     def datagrams(self) -> Iterator[tuple[bytes, Address, Address]]:
         """What guests sent by UDP: content, source, destination."""
         with contextlib.suppress(OSError):
             for _ in range(_AT_ONCE):
-                data, ancillary, _, source = self.udp.recvmsg(_LARGEST_DATAGRAM, 64)
-                for _, _, sent_to in ancillary:
-                    port, packed = struct.unpack_from("!2xH4s", sent_to)
-                    yield data, source, (str(IPv4Address(packed)), port)
+                data, ancillary, _, source = self.udp.recvmsg(_LARGEST_DATAGRAM, 128)
+                for level, kind, content in ancillary:
+                    if (level, kind) == (socket.SOL_IP, _IP_RECVORIGDSTADDR):
+                        port, packed = struct.unpack_from("!2xH4s", content)
+                        yield data, source, (str(IPv4Address(packed)), port)
+                    elif (level, kind) == (socket.SOL_SOCKET, _SO_RXQ_OVFL):
+                        self._overflown = struct.unpack("=I", content)[0]
+
+    def take_overflown(self) -> int:
+        """How many datagrams of guests the kernel had no room for since this was asked last."""
+        count = (self._overflown - self._told_overflown) % (1 << 32)
+        self._told_overflown = self._overflown
+        return count
 
     def questions(self) -> Iterator[tuple[bytes, Address]]:
         """What dnsmasq asked by UDP, and where the answer is to go."""
