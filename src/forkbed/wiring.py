@@ -20,6 +20,7 @@ from forkbed.drivers.clock import SystemClock
 from forkbed.drivers.contents import FileContents
 from forkbed.drivers.doctor.acceleration import Accelerator, prove_acceleration
 from forkbed.drivers.durable import write_durably
+from forkbed.drivers.filesystems.appliance import Appliance
 from forkbed.drivers.filesystems.driver import HostDisks
 from forkbed.drivers.guests.driver import GuestSettings, RealGuests
 from forkbed.drivers.images.library import HostImageLibrary
@@ -45,6 +46,7 @@ from forkbed.engine.surroundings import Boundary, Surroundings
 from forkbed.store.database import Database
 
 STEP_THREADS = 64  # most of them wait for guests
+WAITING_THREADS = 1024  # one for each fork that is being made; they only wait
 KILL_VARIABLE = "FORKBED_FAULT_KILL_AT"
 """Fault injection for tests: kill this process at the step boundary of that name, such as `start boss: done`."""
 
@@ -68,7 +70,10 @@ def installation(settings: Settings, *, simulate: bool = False) -> Iterator[Cont
         stack.callback(store.close)
         executor = ThreadPoolExecutor(STEP_THREADS, thread_name_prefix="step")
         stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-        around = Surroundings(host, store, Hub(), executor, _boundary(os.environ.get(KILL_VARIABLE, "")))
+        waiters = ThreadPoolExecutor(WAITING_THREADS, thread_name_prefix="wait")
+        stack.callback(waiters.shutdown, wait=False, cancel_futures=True)
+        boundary = _boundary(os.environ.get(KILL_VARIABLE, ""))
+        around = Surroundings(host, store, Hub(), executor, waiters, boundary)
         about = {"version": __version__, "simulated": simulate}
         controller = Controller(around, Options(settings.transit_pool, draw_id, draw_uuid, about))
         controller.start()
@@ -108,7 +113,7 @@ def _real_host(settings: Settings, installation_id: InstallationId, stack: ExitS
         recorder=networks,
         volumes=volumes,
         volume_cuts=volumes,
-        disks=HostDisks(),
+        disks=HostDisks(Appliance(settings.cache_dir / "appliance", lambda: not has_kvm())),
         images=HostImageLibrary(settings.state_dir, settings.cache_dir, settings.build_network_namespace),
         guests=guests,
         awakening=guests,

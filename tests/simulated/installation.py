@@ -63,7 +63,8 @@ class Installation:
 
     def _new_controller(self, boundary: Boundary) -> Controller:
         self.executor: Executor = ThreadPoolExecutor(16) if self._parallel else Inline()
-        around = Surroundings(self.host, self.store, Hub(), self.executor, boundary)
+        waiters: Executor = ThreadPoolExecutor(16) if self._parallel else Inline()
+        around = Surroundings(self.host, self.store, Hub(), self.executor, waiters, boundary)
         options = Options(IPv4Network("198.19.0.0/16"), self._draw, self._draw_uuid, {"version": "test"})
         return Controller(around, options)
 

@@ -69,7 +69,7 @@ class Forking:
                 replace(record, resolved=resolved, wanted=branch.wanted, up=branch.networks, changed_at=now)
             )
             loop = PlanLoop(self._life, fork_id, branch, label=_label(record, forks))
-            loops.append(self._around.executor.submit(loop.run))
+            loops.append(self._around.waiters.submit(loop.run))
         failures = [error for error in (loop.exception() for loop in loops) if error is not None]
         if failures:
             raise failures[0]
@@ -77,7 +77,7 @@ class Forking:
     def fork_now(self, forks: Sequence[SystemId], snapshot: Snapshot, *, cold: bool, up: bool) -> Snapshot:
         """Cut the system and bring the forks up while the memory is still being written; the complete snapshot."""
         snapshot, cut = self.cut(snapshot, hold=False)
-        keeping = self._around.executor.submit(self.complete, snapshot, cut)
+        keeping = self._around.waiters.submit(self.complete, snapshot, cut)
         try:
             self.bring_up(forks, snapshot, cold=cold, up=up)
         finally:
