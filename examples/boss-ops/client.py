@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 
-PAUSE_S = 0.1
+PAUSE_S = 0.2
 PATIENCE_S = 30
 
 
