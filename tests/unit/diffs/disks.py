@@ -6,10 +6,16 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from forkbed.core.diffs.records import DiskDifference
+from forkbed.core.diffs.rules import Selection
 from forkbed.drivers import processes
-from forkbed.ports.disks import DiskLayer, DiskVersion
+from forkbed.drivers.filesystems.appliance import Appliance
+from forkbed.drivers.filesystems.driver import HostDisks
+from forkbed.ports.disks import DiskLayer, DiskQuestion, DiskVersion
 
 MIB = 1024 * 1024
+EVERYTHING = Selection(noise=())
+DISKS = HostDisks(Appliance(Path("unused"), lambda: True))
 
 
 def make_ext4(path: Path, tree: Path, *options: str, size_bytes: int = 16 * MIB, kind: str = "ext4") -> Path:
@@ -61,3 +67,14 @@ def version(*layers: Path) -> DiskVersion:
     return DiskVersion(
         tuple(DiskLayer(str(layer), "raw" if layer.suffix == ".raw" else "qcow2") for layer in layers)
     )
+
+
+def compared(base: Path, left: Path | None, right: Path, selection: Selection = EVERYTHING) -> DiskDifference:
+    """What differs between the layers `left` and `right` on `base`; without `left`, between `base` and `right`."""
+    question = DiskQuestion(
+        left=version(left, base) if left else version(base),
+        right=version(right, base),
+        base=version(base),
+        selection=selection,
+    )
+    return DISKS.compare(question, "volume test")

@@ -20,13 +20,19 @@ from forkbed.core.diffs.records import (
 from forkbed.core.diffs.rules import Selection
 from forkbed.core.diffs.threeway import Standing
 from forkbed.drivers import processes
-from forkbed.drivers.filesystems.appliance import Appliance
-from forkbed.drivers.filesystems.driver import HostDisks
 from forkbed.ports.disks import DiskQuestion
-from tests.unit.diffs.disks import MIB, edit_ext4, make_ext4, overlay, partitioned, version
+from tests.unit.diffs.disks import (
+    DISKS,
+    EVERYTHING,
+    MIB,
+    compared,
+    edit_ext4,
+    make_ext4,
+    overlay,
+    partitioned,
+    version,
+)
 
-EVERYTHING = Selection(noise=())
-DISKS = HostDisks(Appliance(Path("unused"), lambda: True))
 STATUS = """Package: bash
 Status: install ok installed
 Architecture: amd64
@@ -67,16 +73,6 @@ def tree(tmp_path: Path) -> Path:
         (root / f"many/file-with-a-longer-name-{number}").write_text(f"{number}\n")
     os.mkfifo(root / "srv/pipe")
     return root
-
-
-def compared(base: Path, left: Path | None, right: Path, selection: Selection = EVERYTHING) -> DiskDifference:
-    question = DiskQuestion(
-        left=version(left, base) if left else version(base),
-        right=version(right, base),
-        base=version(base),
-        selection=selection,
-    )
-    return DISKS.compare(question, "volume test")
 
 
 def only(disk: DiskDifference) -> FileSystemDifference:
@@ -344,3 +340,29 @@ def test_a_directory_within_itself_is_told(tmp_path: Path, image: Path) -> None:
     one = only(compared(image, None, right))
     assert one.reading is Reading.PARTLY
     assert "second name" in one.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("features", "size"),
+    [("^64bit,^metadata_csum", 4096), ("64bit,metadata_csum", 1024), ("64bit,metadata_csum", 4096)],
+)
+def test_what_only_a_journal_holds_is_seen(tmp_path: Path, tree: Path, features: str, size: int) -> None:
+    """A disk whose changes are in its journal only, as one that was cut without quiescing, is as the changed one."""
+    image = make_ext4(tmp_path / "image.raw", tree, "-O", features, "-b", str(size))
+    (tmp_path / "new").write_bytes(bytes.fromhex("c03b3998") + b"the journal's own mark\n" * 500)
+    commands = ["rm etc/passwd", f"write {tmp_path}/new srv/added", "sif etc/hosts uid 5", "mkdir srv/new"]
+    changed_at_once = only(compared(image, None, changed(tmp_path, image, "right", commands)))
+    before, after = image.read_bytes(), (tmp_path / "right-content.raw").read_bytes()
+    blocks = [
+        at // size for at in range(0, len(before), size) if before[at : at + size] != after[at : at + size]
+    ]
+    held = tmp_path / "held"
+    held.write_bytes(b"".join(after[block * size : (block + 1) * size] for block in blocks))
+    journaled = tmp_path / "journaled.raw"
+    journaled.write_bytes(before)
+    listed = ",".join(map(str, blocks))
+    edit_ext4(journaled, ["jo" if "^" in features else "jo -c", f"jw -b {listed} {held}", "jc"])
+    one = only(compared(image, None, overlay(tmp_path / "unquiesced.qcow2", image, journaled)))
+    assert one.problems == ()
+    assert one.files == changed_at_once.files
+    assert len(one.files) == 4

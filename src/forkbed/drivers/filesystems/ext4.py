@@ -20,6 +20,7 @@ from forkbed.core.diffs.ranges import Ranges
 from forkbed.drivers.filesystems import ext4_xattrs
 from forkbed.drivers.filesystems.ext4_inodes import Inode, mapping, parse_inode
 from forkbed.drivers.filesystems.ext4_inodes import Mapping as Where
+from forkbed.drivers.filesystems.ext4_journal import read_journal
 from forkbed.drivers.filesystems.ext4_layout import (
     ENCRYPTED,
     EXTENTS,
@@ -55,7 +56,8 @@ class Ext4:
     """One version of a file system, a `Tree`.
 
     `like` is the version it is held against and `differing` the bytes of the place in which the two can differ;
-    what cannot differ is taken from there.
+    what cannot differ is taken from there. `replayed` are bytes that are read from the journal: there, it can differ
+    from another version whatever the layers say.
     """
 
     def __init__(
@@ -66,17 +68,18 @@ class Ext4:
         self._super = read_superblock(read)
         self._groups = read_groups(read, self._super)
         self.problems: list[str] = []
-        alike = like is not None and like._shape == self._shape
-        self._like = like if alike and differing is not None else None
-        self._differing = differing or Ranges()
+        self.replayed = Ranges()
+        self._like: Ext4 | None = None
+        self._differing = Ranges()
         self._tables: dict[int, bytes] = {}
         self._names: dict[int, Names] = {}
         self._mapped: tuple[Inode, Where] | None = None  # of the file read last, whose next piece comes soon
         self._paths: Mapping[bytes, int] | None = None
         if self._super.needs_recovery:
-            self.problems.append(
-                "it was cut while mounted and not quiesced: what was only in its journal is not seen"
-            )
+            self._replay()
+        if like is not None and differing is not None and like._shape == self._shape:
+            self._like = like
+            self._differing = differing.union(self.replayed).union(like.replayed)
         self.suspects = None if self._like is None else frozenset(self._suspected(self._like))
 
     @property
@@ -135,6 +138,25 @@ class Ext4:
                 held = self._read(piece.place + start - piece.at, end - start)
                 content[start - offset : end - offset] = held
         return bytes(content)
+
+    def _replay(self) -> None:
+        """Lay over it what only its journal holds."""
+        try:
+            pieces = self.pieces(self._super.journal) if self._super.journal else None
+            if pieces is None:
+                raise Unreadable("its journal lies on another disk")
+            journal = read_journal(self._read, pieces, self._super.block_bytes, self._budget)
+        except Unreadable as reason:
+            self._problem(
+                f"it was cut while mounted and not quiesced, and what its journal holds is missing: {reason}"
+            )
+            return
+        self._read = journal.over(self._read)
+        self.replayed = journal.touched
+        self._super = read_superblock(self._read)
+        self._groups = read_groups(self._read, self._super)
+        self._tables.clear()
+        self._mapped = None
 
     @property
     def _shape(self) -> tuple[int, ...]:

@@ -48,6 +48,7 @@ class Superblock:
     )
     groups_summed: bool
     needs_recovery: bool
+    journal: int  # the inode that holds it, 0 if it lies elsewhere
     types_in_names: bool
     label: str
 
@@ -93,6 +94,7 @@ def read_superblock(read: Read) -> Superblock:
         first_meta_group=struct.unpack_from("<I", data, 260)[0] if incompatible & _META_BG else -1,
         groups_summed=bool(read_only & _GROUPS_SUMMED),
         needs_recovery=bool(incompatible & _RECOVER),
+        journal=struct.unpack_from("<I", data, 224)[0] if revision else 0,
         types_in_names=bool(incompatible & _FILE_TYPE),
         label=data[120:136].split(b"\0")[0].decode("utf-8", "replace"),
     )

@@ -144,7 +144,9 @@ class Inspection:
         base = self._tree(site, 0, kinds[0], None, _SAME)
         left = base if site.base_left == _SAME else self._tree(site, 1, kinds[1], base, site.base_left)
         right = base if site.base_right == _SAME else self._tree(site, 2, kinds[2], base, site.base_right)
-        return Versions(base, left, right, site.base_left, site.base_right)
+        return Versions(
+            base, left, right, _replayed(site.base_left, base, left), _replayed(site.base_right, base, right)
+        )
 
     def _tree(self, site: Site, index: int, kind: str, like: Tree | None, near: Nearness) -> Tree | None:
         place = site.places[index]
@@ -215,6 +217,15 @@ def _nearness(base: Place | None, side: Place | None, differing: Ranges) -> Near
     if base is None or side is None or base.segments != side.segments:
         return Nearness(None)
     return Nearness(base.within(differing))
+
+
+def _replayed(near: Nearness, base: Tree | None, side: Tree | None) -> Nearness:
+    """The same, given what each version reads from a journal of its own."""
+    if side is not base:
+        for tree in (base, side):
+            if isinstance(tree, Ext4):
+                near = near.and_then(Nearness(tree.replayed))
+    return near
 
 
 def _unreadable(where: str, kind: str, reason: str) -> FileSystemDifference:
