@@ -147,9 +147,7 @@ def test_service_rules_of_a_fork(is_shared: bool) -> None:
 
 def test_frames_for_any_mac_are_taken_or_not() -> None:
     assert same_as_golden("service-any-mac.nft", service_rules.render_any_mac(taken=True))
-    assert (
-        service_rules.render_any_mac(taken=False) == "table netdev forkbed\ndelete table netdev forkbed\n"
-    )
+    assert service_rules.render_any_mac(taken=False) == "table netdev forkbed\ndelete table netdev forkbed\n"
 
 
 def test_nothing_is_published_of_a_fork() -> None:
