@@ -69,14 +69,22 @@ class RehearseResult:
 
 @dataclass(frozen=True, slots=True)
 class PromoteResult:
-    """What the result of a promotion's operation holds. `kept` is the system that holds the generation before it,
-    `attempt` the fork that it failed on, if that was kept."""
+    """What the result of a promotion's operation holds. `kept` is the system that holds the generation before it."""
 
     generation: int | None = None
     freeze_s: float | None = None
     predicted_s: float | None = None
     kept: str = ""
-    attempt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RevertResult:
+    """What the result of a revert's operation holds. `kept` is the system that holds the generation that it left,
+    `lost` what that had written since it took over."""
+
+    generation: int | None = None
+    kept: str = ""
+    lost: tuple[str, ...] = ()
 
 
 def rehearse_body(steps: StepsBundle, options: RehearseOptions) -> RehearseBody:

@@ -84,18 +84,12 @@ def _disk_problems(difference: SystemDifference) -> Iterator[str]:
 
 
 def _print_declared(difference: SystemDifference) -> bool:
-    sides = [(difference.right, difference.right_declared)]
-    if difference.base:
-        sides.insert(0, (difference.left, difference.left_declared))
-    printed = False
-    for name, declared in sides:
-        changes = [change for change in declared if change.kind is not ChangeKind.KEEP]
-        if changes:
-            print(styled(f"declared by {name}", "bold"))
-            for change in changes:
-                print_change(_without_needs(change))
-            printed = True
-    return printed
+    changes = [change for change in difference.declared if change.kind is not ChangeKind.KEEP]
+    if changes:
+        print(styled(f"declared: {difference.left} -> {difference.right}", "bold"))
+        for change in changes:
+            print_change(_without_needs(change))
+    return bool(changes)
 
 
 def _without_needs(change: ChangeView) -> ChangeView:

@@ -6,7 +6,7 @@ import json
 import sys
 
 from forkbed.base.errors import OperationalError
-from forkbed.cli.output import styled
+from forkbed.cli.output import printable, styled
 
 
 def tell(error: OperationalError, *, as_json: bool) -> int:
@@ -18,7 +18,7 @@ def tell(error: OperationalError, *, as_json: bool) -> int:
         return error.kind.exit_status
     subject = f" {error.subject}:" if error.subject else ""
     lines = [f"{styled('forkbed:', 'red', 2)}{subject} {error.brief}"]
-    lines += [f"  {line}" for line in error.details]
+    lines += [f"  {printable(line)}" for detail in error.details for line in detail.split("\n")]
     if error.remedy:
         lines.append(f"{styled('what to do:', 'bold', 2)} {error.remedy}")
     print("\n".join(lines), file=sys.stderr)

@@ -55,6 +55,12 @@ def system_name(text: str) -> str:
     return text
 
 
+def system_or_snapshot(text: str) -> str:
+    """SYSTEM or SYSTEM@SNAPSHOT as it is. Raises INVALID for what cannot be a system's name."""
+    system_name(text.partition("@")[0])
+    return text
+
+
 def place(text: str) -> str:
     """A file's name, or `-` for a standard stream. Raises INVALID for what was meant as an option."""
     if text.startswith("-") and text != "-":

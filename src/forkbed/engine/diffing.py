@@ -50,7 +50,7 @@ class Diffing:
             left=goal.left_name,
             right=goal.right_name,
             base="the layers that both stand on" if goal.base else "",
-            right_declared=tuple(diff_systems(left.resolved, right.resolved)),
+            declared=tuple(diff_systems(left.resolved, right.resolved)),
             machines=machines,
             texts=texts,
             problems=tuple(_unquiesced((left, right))),

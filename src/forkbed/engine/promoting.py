@@ -85,16 +85,23 @@ class PromotionApi(Protocol):
         """Oldest first."""
 
     def diff(self, a: str, b: str, options: DiffOptions, request: Request) -> Operation:
-        """Compare two related systems. The operation's result is a `SystemDifference` as JSON."""
+        """Compare two related systems, or snapshots of them as SYSTEM@SNAPSHOT.
+
+        The operation's result is a `SystemDifference` as JSON.
+        """
 
     def promotion_plan(self, rehearsal: str, options: PromoteOptions) -> PromotionPlan:
         """What `promote` would do; changes nothing."""
 
     def promote(self, rehearsal: str, options: PromoteOptions, request: Request) -> Operation:
-        """The operation's result holds `generation`, `freeze_s`, `predicted_s`, and `attempt` if it was kept."""
+        """The operation's result holds `generation`, `freeze_s`, `predicted_s`, `kept`: the system that holds the
+        generation before. An attempt that failed and is kept is among the operation's `other_systems`."""
 
     def revert(self, system: str, *, accept_loss: bool, request: Request) -> Operation:
-        """UNSAFE, with the list of what would be lost, if the present generation has written since."""
+        """UNSAFE, with the list of what would be lost, if the present generation has written since.
+
+        The operation's result holds `generation`, `kept`, and `lost`.
+        """
 
     def generations(self, system: str) -> Sequence[GenerationView]:
         """The live one first, then the newest."""

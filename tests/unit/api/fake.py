@@ -297,6 +297,8 @@ class FakeController(FakeBranching, FakePromoting):
         subject: str,
         request: Request,
         result: dict[str, object] | None = None,
+        *,
+        other_systems: tuple[SystemId, ...] = (),
     ) -> Operation:
         with self._changed:
             if request.idempotency_key in self._by_key:
@@ -316,6 +318,7 @@ class FakeController(FakeBranching, FakePromoting):
                 ended_at=1001.2 if status.ended else None,
                 result=result,
                 idempotency_key=request.idempotency_key,
+                other_systems=other_systems,
             )
             self._details[number] = OperationDetail(operation, (), 1)
             if request.idempotency_key:

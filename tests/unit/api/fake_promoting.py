@@ -129,7 +129,7 @@ CONFIGURED = replace(_FILE, content=2, size_bytes=140, mode=0o600, uid=33, gid=3
 DIFFERENCE = SystemDifference(
     left="boss-ops",
     right="try",
-    right_declared=(
+    declared=(
         ChangeView(
             ChangeKind.CHANGE, "machine boss", (FieldChange("memory", "256 MiB", "512 MiB"),), "restart"
         ),
@@ -233,8 +233,8 @@ LOSS = OperationalError(
 class FakePromoting:
     """Implements `PromotionApi` but for what the whole controller knows: its systems and operations.
 
-    Tests change what is answered: `rehearsed`, `passes`, `difference`, `refusal`, `would_lose`, `promoted`, and
-    `failure`, which the next rehearsal or promotion ends with.
+    Tests change what is answered: `rehearsed`, `passes`, `difference`, `refusal`, `would_lose`, `attempts`
+    (the ids of systems that a promotion makes), and `failure`, which the next rehearsal or promotion ends with.
     """
 
     def __init__(self) -> None:
@@ -242,12 +242,7 @@ class FakePromoting:
         self.rehearsed: list[Rehearsal] = [REHEARSAL, FAILED]
         self.difference = DIFFERENCE
         self.passes = True
-        self.promoted: dict[str, object] = {
-            "generation": 2,
-            "freeze_s": 4.6,
-            "predicted_s": 4.3,
-            "kept": "boss-ops-1",
-        }
+        self.attempts: tuple[SystemId, ...] = ()
         self.refusal = ""
         self.would_lose = False
         self.failure: OperationalError | None = None
@@ -268,8 +263,8 @@ class FakePromoting:
         return self.rehearsed
 
     def diff(self, a: str, b: str, options: DiffOptions, request: Request) -> Operation:
-        self._system(a)
-        self._system(b)
+        self._system(a.partition("@")[0])
+        self._system(b.partition("@")[0])
         self._note("diff", (a, b, options))
         result = encode(replace(self.difference, left=a, right=b))
         return self._operation(OperationKind.DIFF, a, request, result)
@@ -285,14 +280,25 @@ class FakePromoting:
         self._note("promote", (rehearsal, options))
         if self.refusal:
             raise OperationalError(Kind.CONFLICT, f"rehearsal {rehearsal}", self.refusal, "rehearse it again")
-        return self._ended(OperationKind.PROMOTE, "boss-ops", request, self.promoted)
+        result: dict[str, object] = {
+            "generation": 2,
+            "freeze_s": 4.6,
+            "predicted_s": 4.3,
+            "kept": "boss-ops-1",
+        }
+        return self._ended(OperationKind.PROMOTE, "boss-ops", request, result)
 
     def revert(self, system: str, *, accept_loss: bool, request: Request) -> Operation:
         self._system(system)
         self._note("revert", accept_loss)
         if self.would_lose and not accept_loss:
             raise LOSS
-        return self._operation(OperationKind.REVERT, system, request, {"generation": 3})
+        return self._operation(
+            OperationKind.REVERT,
+            system,
+            request,
+            {"generation": 1, "kept": "boss-ops-2", "lost": list(LOSS.details) if self.would_lose else []},
+        )
 
     def generations(self, system: str) -> Sequence[GenerationView]:
         self._system(system)
@@ -307,7 +313,7 @@ class FakePromoting:
         self, kind: OperationKind, subject: str, request: Request, result: dict[str, object]
     ) -> Operation:
         """An operation that ends as the test wants it."""
-        operation = self._operation(kind, subject, request, result)
+        operation = self._operation(kind, subject, request, result, other_systems=self.attempts)
         if self.failure is None:
             return operation
         self.advance(operation.id, status=OperationStatus.FAILED, error=self.failure)
@@ -341,5 +347,7 @@ class FakePromoting:
         subject: str,
         request: Request,
         result: dict[str, object] | None = None,
+        *,
+        other_systems: tuple[SystemId, ...] = (),
     ) -> Operation:
         raise NotImplementedError

@@ -80,6 +80,8 @@ def test_what_is_asked_arrives(cli: Cli, controller: FakeController, fork: str) 
         assert cli("diff", "boss-ops", fork, *words).status == 0
         assert controller.calls == [("diff", ("boss-ops", fork, options))], words
         controller.calls.clear()
+    assert cli("diff", "boss-ops@before-upgrade", "boss-ops").status == 0
+    assert controller.calls == [("diff", ("boss-ops@before-upgrade", "boss-ops", DiffOptions()))]
 
 
 def test_failures_have_the_status_of_their_kind(cli: Cli, fork: str) -> None:
@@ -89,6 +91,7 @@ def test_failures_have_the_status_of_their_kind(cli: Cli, fork: str) -> None:
         (("none", "boss-ops"), 3),
         (("boss-ops", fork, "etc/hosts"), 2),
         (("boss-ops", "No Name"), 2),
+        (("boss-ops", "@before-upgrade"), 2),
     ):
         answer = cli("diff", *words)
         assert (answer.status, answer.out) == (status, ""), words
@@ -98,7 +101,7 @@ def test_two_systems(cli: Cli, fork: str) -> None:
     answer = cli("diff", "boss-ops", fork)
     assert (answer.status, answer.err) == (0, "")
     assert answer.out.splitlines() == [
-        "declared by try",
+        "declared: boss-ops -> try",
         "~ machine boss",
         "    ~ memory: 256 MiB -> 512 MiB",
         "boss/root  partition 1, ext4",
@@ -225,13 +228,12 @@ def test_both_sides_are_counted_and_told_against_a_base(capsys: pytest.CaptureFi
         "boss-ops",
         "try",
         "the cut of 14:02:11",
-        left_declared=(ChangeView(ChangeKind.CHANGE, "machine boss", (memory,)), kept),
-        right_declared=(ChangeView(ChangeKind.CREATE, "machine db"),),
+        declared=(ChangeView(ChangeKind.CHANGE, "machine boss", (memory,)), kept),
         machines=volume(one),
         texts=(VolumeTexts("boss", "root", (TextDifference("/a", "partition 1", ("-x",), ("+y\x1b",)),)),),
     )
     assert printed(capsys, difference, Part.DECLARED) == [
-        "declared by boss-ops", "~ machine boss", "    ~ memory: 1 GiB -> 2 GiB", "declared by try", "+ machine db",
+        "declared: boss-ops -> try", "~ machine boss", "    ~ memory: 1 GiB -> 2 GiB",
     ]  # fmt: skip
     assert [line.split() for line in printed(capsys, difference, Part.STAT)[1:]] == [
         ["boss/root", "partition", "1,", "ext4", "boss-ops", "1", "0", "2", "1", "0", "0", "yes"],

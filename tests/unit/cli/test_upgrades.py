@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import SystemId
 from forkbed.cli.output import when
 from forkbed.cli.rehearsal_view import prediction_words
 from forkbed.core.rehearsals.bundle import StepsBundle
@@ -24,7 +25,7 @@ FAULT = OperationalError(
     "step 2-boss",
     "on boss ended with status 1 instead of 0",
     "look at the machine: the fork is still there",
-    details=("the end of what it wrote:", "  no such column"),
+    details=("the end of what it wrote:", "  no such column\x1b[2J"),
 )
 
 
@@ -134,7 +135,7 @@ def test_a_failed_rehearsal_has_status_8_and_the_steps_own_words(
     assert lines[-4:] == [
         "forkbed: step 2-boss: on boss ended with status 1 instead of 0",
         "  the end of what it wrote:",
-        "    no such column",
+        r"    no such column\x1b[2J",
         "what to do: look at the machine: the fork is still there",
     ]
 
@@ -155,7 +156,7 @@ def test_a_rehearsal_that_ended_without_passing_has_failed(
     controller.passes = False
     answer = cli("rehearse", "boss-ops", "--steps", steps, "--as", "bad")
     assert answer.status == 8
-    assert "rehearsal bad: step 2-boss: on boss ended with status 1" in answer.err
+    assert "forkbed: rehearsal bad: has not passed" in answer.err
 
 
 def test_rehearsals_are_a_table(cli: Cli, controller: FakeController) -> None:
@@ -239,12 +240,15 @@ def test_a_promotion_is_refused(cli: Cli, controller: FakeController) -> None:
 
 def test_a_failed_promotion_says_where_the_attempt_is(cli: Cli, controller: FakeController) -> None:
     controller.failure = FAULT
-    controller.promoted = {"attempt": "boss-ops-attempt-1"}
+    controller.attempts = (SystemId("sys-boss-ops-2"),)
+    assert "attempt" not in cli("promote", "try").err  # it was not kept
+    controller.make_fork("boss-ops-2", controller.systems()[0])
+    expiring = replace(controller.fork_summaries["boss-ops-2"], expires_at=BEGAN_AT)
+    controller.fork_summaries["boss-ops-2"] = expiring
     answer = cli("promote", "try")
     assert answer.status == 8
-    assert "the attempt is kept as the fork boss-ops-attempt-1" in answer.err
-    controller.promoted = {}
-    assert "attempt" not in cli("promote", "try").err
+    assert f"the attempt is kept as the fork boss-ops-2 until {when(BEGAN_AT)}\n" in answer.err
+    assert "forkbed discard boss-ops-2" in answer.err
 
 
 def test_a_revert_that_would_lose_writes_is_unsafe(cli: Cli, controller: FakeController) -> None:
@@ -256,7 +260,13 @@ def test_a_revert_that_would_lose_writes_is_unsafe(cli: Cli, controller: FakeCon
         *(f"  {line}" for line in LOSS.details),
         "what to do: give --accept-loss if it may be",
     ]
-    assert "forkbed generations boss-ops" in cli("revert", "boss-ops", "--accept-loss").err
+    assert cli("revert", "boss-ops", "--accept-loss").err.splitlines() == [
+        "revert boss-ops: done in 1.2 s",
+        "boss-ops is generation 1 again",
+        "given up:",
+        *(f"  {line}" for line in LOSS.details),
+        "the generation that it left is kept as boss-ops-2: forkbed generations boss-ops",
+    ]
 
 
 def test_generations_are_a_table(cli: Cli) -> None:

@@ -74,7 +74,8 @@ def promote(
 ) -> Operation:
     """Replay the rehearsed steps on a cut of now while the system stands still, and let the result take over. If
     anything fails before that, the system goes on as it was. The operation's result holds `generation`, `freeze_s`,
-    `predicted_s`, `kept` (the system with the generation before), and `attempt` if a failed one was kept."""
+    `predicted_s` and `kept` (the system with the generation before). An attempt that failed stays as a fork, one of
+    the operation's `other_systems`, unless `keep_attempt` is false."""
     return accepted(api.promote(rehearsal, promote_options(body), request), response)
 
 
@@ -86,7 +87,8 @@ def promote(
 )
 def revert(system: SystemName, body: RevertBody, api: Api, request: Write, response: Response) -> Operation:
     """Let the generation before the last promotion take over again; the present one is kept. Unsafe, with the list
-    of what would be lost, if the present one has written since and `accept_loss` is not given."""
+    of what would be lost, if the present one has written since and `accept_loss` is not given. The operation's result
+    holds `generation`, `kept` and `lost`."""
     return accepted(api.revert(system, accept_loss=body.accept_loss, request=request), response)
 
 

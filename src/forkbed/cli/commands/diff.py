@@ -12,7 +12,7 @@ from forkbed.cli.commands.snapshots import NoWait
 from forkbed.cli.diff_view import Part, print_difference
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, say
-from forkbed.cli.targets import system_name
+from forkbed.cli.targets import system_or_snapshot
 from forkbed.cli.waiting import complete, follow, raise_failure
 from forkbed.core.diffs.systems import SystemDifference
 from forkbed.engine.promoting import DiffOptions
@@ -22,7 +22,7 @@ _OVERVIEW = frozenset({Part.DECLARED, Part.PACKAGES, Part.SERVICES, Part.FILES})
 
 
 def diff(
-    left: Annotated[str, Parameter(name="A", help="A system.")],
+    left: Annotated[str, Parameter(name="A", help="A system, or SYSTEM@SNAPSHOT.")],
     right: Annotated[
         str, Parameter(name="B", help="One that is related to it: its fork, or a fork of the same.")
     ],
@@ -55,6 +55,7 @@ def diff(
     forkbed diff boss-ops try-16
     forkbed diff boss-ops try-16 --config /etc/postgresql
     forkbed diff boss-ops try-16 --base --stat
+    forkbed diff boss-ops@before-upgrade boss-ops
     ```
     """
     for path in paths:
@@ -73,7 +74,7 @@ def diff(
         *((Part.STAT,) if stat else ()),
     }
     with current().client() as client:
-        operation = client.diff(system_name(left), system_name(right), options)
+        operation = client.diff(system_or_snapshot(left), system_or_snapshot(right), options)
         if no_wait:
             complete(client, operation, wait=False)
             return 0

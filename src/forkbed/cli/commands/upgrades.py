@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from forkbed.api.client import Client
 from forkbed.api.codec import decode
-from forkbed.api.upgrades import PromoteResult, RehearseResult
+from forkbed.api.upgrades import PromoteResult, RehearseResult, RevertResult
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.cli.branch_view import short_time
 from forkbed.cli.commands.snapshots import IfRevision, NoWait, seconds
 from forkbed.cli.invocation import current
-from forkbed.cli.output import emit, say, state, styled, table, when
+from forkbed.cli.output import emit, printable, say, state, styled, table, when
 from forkbed.cli.rehearsal_view import (
     GENERATION_HEADINGS,
     REHEARSAL_HEADINGS,
@@ -28,6 +29,7 @@ from forkbed.cli.waiting import complete, finish
 from forkbed.core.operations.records import Operation
 from forkbed.core.rehearsals.records import Rehearsal
 from forkbed.engine.promoting import PromoteOptions, PromotionPlan, RehearseOptions
+from forkbed.engine.requests import SystemSummary
 
 RehearsalName = Annotated[
     str, Parameter(name="REHEARSAL", help="The rehearsal's name; `forkbed rehearsals SYSTEM` lists them.")
@@ -41,7 +43,12 @@ def rehearse(
     steps: Annotated[
         str, Parameter(help="The file of steps; `-` reads standard input.", allow_leading_hyphen=True)
     ],
-    name: Annotated[str, Parameter(name="--as", help="What to call the fork and the rehearsal.")] = "",
+    name: Annotated[
+        str,
+        Parameter(
+            name="--as", help="What to call the fork and the rehearsal; with --twice NAME-1 and NAME-2."
+        ),
+    ] = "",
     twice: Annotated[
         bool, Parameter(help="On two forks of one cut, to name files that differ for no good reason.")
     ] = False,
@@ -70,7 +77,7 @@ def rehearse(
             client,
             operation,
             wait=not no_wait,
-            on_failure=lambda _failed: _tell_rehearsal(system, _find(client, system, name)),
+            on_failure=lambda _failed: _tell_rehearsal(system, client.rehearsals(system)[-1:]),
         )
         if ended is not None:
             _tell_rehearsed(client, system, ended)
@@ -149,7 +156,12 @@ def promote(
             if not plan.refusal:
                 say(f"{plan.system} will stand still for {prediction_words(plan.prediction)}")
         operation = client.promote(rehearsal, options, if_match=if_revision)
-        ended = complete(client, operation, wait=not no_wait, on_failure=_tell_attempt)
+        ended = complete(
+            client,
+            operation,
+            wait=not no_wait,
+            on_failure=lambda failed: _tell_attempt(client.systems(), failed),
+        )
     if ended is not None:
         _tell_promoted(ended)
     return 0
@@ -178,7 +190,7 @@ def revert(
         operation = client.revert(system_name(system), accept_loss=accept_loss, if_match=if_revision)
         ended = complete(client, operation, wait=not no_wait)
     if ended is not None:
-        say(f"what it replaced is kept\n  see it: forkbed generations {system}")
+        _tell_reverted(ended)
     return 0
 
 
@@ -216,14 +228,8 @@ def maintenance(
         return finish(client, operation, wait=not no_wait)
 
 
-def _find(client: Client, system: str, name: str) -> Rehearsal | None:
-    """The system's rehearsal of that name, "" for the one that was begun last."""
-    found = [each for each in client.rehearsals(system) if name in ("", each.name)]
-    return found[-1] if found else None
-
-
-def _tell_rehearsal(system: str, rehearsal: Rehearsal | None) -> None:
-    if rehearsal is not None:
+def _tell_rehearsal(system: str, found: Sequence[Rehearsal]) -> None:
+    for rehearsal in found:
         for line in report(rehearsal, stream=2):
             say(line)
         say(f"what its steps wrote: forkbed rehearsals {system} --show {rehearsal.name}")
@@ -231,14 +237,13 @@ def _tell_rehearsal(system: str, rehearsal: Rehearsal | None) -> None:
 
 def _tell_rehearsed(client: Client, system: str, operation: Operation) -> None:
     made = decode(RehearseResult, operation.result or {})
-    rehearsal = _find(client, system, made.rehearsal)
     print(made.rehearsal)
-    _tell_rehearsal(system, rehearsal)
+    _tell_rehearsal(system, [each for each in client.rehearsals(system) if each.name == made.rehearsal][-1:])
     if not made.passed:
         raise OperationalError(
             Kind.FAULT,
             f"rehearsal {made.rehearsal}",
-            rehearsal.error if rehearsal is not None else "it failed",
+            "has not passed",
             "correct the steps and rehearse again",
         )
     say("what next:")
@@ -266,10 +271,12 @@ def _print_plan(plan: PromotionPlan) -> None:
         say(f"{styled('refused:', 'red', 2)} {plan.refusal}")
 
 
-def _tell_attempt(operation: Operation) -> None:
-    attempt = decode(PromoteResult, operation.result or {}).attempt
-    if attempt:
-        say(f"the attempt is kept as the fork {attempt}\n  remove it: forkbed discard {attempt}")
+def _tell_attempt(systems: Sequence[SystemSummary], operation: Operation) -> None:
+    for attempt in systems:
+        if attempt.id in operation.other_systems:
+            until = f" until {when(attempt.expires_at)}" if attempt.expires_at is not None else ""
+            say(f"the attempt is kept as the fork {attempt.name}{until}")
+            say(f"  remove it: forkbed discard {attempt.name}")
 
 
 def _tell_promoted(operation: Operation) -> None:
@@ -281,3 +288,15 @@ def _tell_promoted(operation: Operation) -> None:
         say(f"it stood still for {short_time(done.freeze_s)}{predicted}")
     if done.kept:
         say(f"the generation before it is kept as {done.kept}\n  go back: forkbed revert {operation.subject}")
+
+
+def _tell_reverted(operation: Operation) -> None:
+    done = decode(RevertResult, operation.result or {})
+    if done.generation is not None:
+        say(f"{operation.subject} is generation {done.generation} again")
+    if done.lost:
+        say("given up:")
+        for lost in done.lost:
+            say(f"  {printable(lost)}")
+    if done.kept:
+        say(f"the generation that it left is kept as {done.kept}: forkbed generations {operation.subject}")

@@ -39,8 +39,7 @@ class SystemDifference:
     left: str
     right: str
     base: str = ""
-    left_declared: tuple[ChangeView, ...] = ()  # base to left; () if left is the base
-    right_declared: tuple[ChangeView, ...] = ()  # base, or left, to right
+    declared: tuple[ChangeView, ...] = ()  # left to right, whatever the base
     machines: tuple[MachineDifference, ...] = ()
     texts: tuple[VolumeTexts, ...] = ()
     problems: tuple[str, ...] = ()  # what could not be compared at all, or is less sure than it looks
