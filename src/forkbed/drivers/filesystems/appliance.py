@@ -52,10 +52,10 @@ _VOLUME = re.compile(r"logical volume ([^/]+)/(.+)")
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """How libguestfs is to be used. `cache` keeps its machine between runs; without `emulate` it uses KVM."""
+    """How libguestfs is to be used. `cache` keeps its machine between runs; `has_kvm` as it was proven by booting."""
 
     cache: Path
-    emulate: Callable[[], bool]
+    has_kvm: Callable[[], bool]
 
     def compare(
         self,
@@ -83,7 +83,7 @@ class Appliance:
         """What libguestfs's tools are told."""
         return {
             "LIBGUESTFS_BACKEND": "direct",
-            "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg" if self.emulate() else "",
+            "LIBGUESTFS_BACKEND_SETTINGS": "" if self.has_kvm() else "force_tcg",
             "LIBGUESTFS_CACHEDIR": str(self.cache),
         }
 

@@ -50,9 +50,6 @@ def compare_trees(versions: Versions, matcher: Matcher, limits: Limits, budget: 
         place = f"/{shown(path)}"
         if not matcher.wanted(place):
             continue
-        if matcher.noisy(place):
-            found.hidden += 1
-            continue
         budget.check()
         try:
             change = classify(place, *_entries(versions, path, budget))
@@ -62,7 +59,11 @@ def compare_trees(versions: Versions, matcher: Matcher, limits: Limits, budget: 
             if len(found.problems) < _MOST_PROBLEMS:
                 found.problems.append(f"{place}: {reason}")
             continue
-        if change is not None:
+        if change is None:
+            continue
+        if matcher.noisy(place):
+            found.hidden += 1
+        else:
             changes.append(change)
     settled = with_conflicts_of_places(changes)
     found.counts = count(settled)
