@@ -7,17 +7,29 @@ back. Whoever has all numbers from 1 on, each once, and gets new ones, was never
 from __future__ import annotations
 
 import contextlib
-import re
+import json
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from xml.etree import ElementTree
 
+import libvirt
+import libvirt_qemu
+
+from forkbed.api.client import Client
+from forkbed.api.frames import Channel
+from forkbed.base.errors import OperationalError
+from forkbed.core.operations.records import Event, OperationStatus
 from forkbed.drivers import processes
+from forkbed.drivers.libvirt.saveimage import disk_files, disk_serial
 from forkbed.drivers.networks import namespaces
+from forkbed.engine.branching import SnapshotSummary
+from forkbed.ports.guests import CommandRequest
 from tests.real.installation import Done, Installation
 
+T = TypeVar("T")
 NAME = "trio"
 TALKERS = ("a", "b")
 SUBNET = "10.20.0.0/24"
@@ -82,12 +94,20 @@ class Site(Installation):
         self.await_that(lambda: self.heard(NAME), "the machines talk")
         self.lives.update({machine: self.life(f"{NAME}/{machine}") for machine in TALKERS})
 
-    # inside the guests
+    # inside the guests; by the client of the API, which is quicker than a command each
 
-    def shell(self, machine: str, script: str, *options: str, status: int | None = 0) -> str:
+    def shell(self, machine: str, script: str, *, via: str = "auto", status: int | None = 0) -> str:
         """The output of a script in a guest."""
-        done = self.forkbed("exec", *options, machine, "--", "sh", "-c", script, status=status)
-        return done.out.strip()
+        system, _, name = machine.partition("/")
+        output = {Channel.OUTPUT: bytearray(), Channel.ERROR_OUTPUT: bytearray()}
+        request = CommandRequest(("sh", "-c", script), via=via)
+        with self.client() as client, client.open_command(system, name, request) as stream:
+            stream.close_input()
+            for channel, data in stream.output():
+                output[channel] += data
+            said = {channel: data.decode(errors="replace").strip() for channel, data in output.items()}
+            assert status is None or stream.exit_status == status, f"{machine}: {script}\n{said}"
+        return said[Channel.OUTPUT]
 
     def life(self, machine: str) -> str:
         """Boot, host key, processes, the TCP connection, addresses, name: what forks have in common for good."""
@@ -110,9 +130,8 @@ class Site(Installation):
     def checksums(self, machine: str, *directories: str) -> str:
         """Of all files there, read from the disks."""
         where = " ".join(directories)
-        return self.shell(
-            machine, f"sync; echo 3 >/proc/sys/vm/drop_caches; find {where} -type f | sort | xargs md5sum"
-        )
+        script = f"sync; echo 3 >/proc/sys/vm/drop_caches; find {where} -type f | sort | xargs md5sum"
+        return self.shell(machine, script)
 
     # seen from the host
 
@@ -137,66 +156,96 @@ class Site(Installation):
         before = self.got(namespace)
         self.await_that(lambda: self.got(namespace) > before, "its connection lives", SOON_S)
 
+    def on_hypervisor(self, ask: Callable[[Any], T]) -> Mapping[str, T]:
+        """What `ask` says of each domain that runs or is paused, by name."""
+        connection = libvirt.open(self.lab.libvirt_uri)
+        try:
+            domains = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return {domain.name(): ask(domain) for domain in domains}
+        finally:
+            connection.close()
+
     def sticky(self) -> list[str]:
         """Domains in which the capability of background snapshots is still on."""
         query = '{"execute": "query-migrate-capabilities"}'
-        left = []
-        for domain in self.domains():
-            told = self.lab.run(["virsh", "qemu-monitor-command", domain, query]).text
-            state = re.search(r'"state":(true|false),"capability":"background-snapshot"', told)
-            assert state is not None, told
-            left += [domain] if state[1] == "true" else []
-        return left
-
-    def memory_files(self) -> Mapping[str, str]:
-        """Mode by path of everything in the directory of memories."""
-        found = self.lab.run(["find", f"{STATE}/memory", "-mindepth", "1", "-printf", "%m %p\n"]).text
-        return {line.partition(" ")[2]: line.partition(" ")[0] for line in lines(found)}
-
-    def volume_files(self) -> list[str]:
-        return sorted(self.lab.run(["ls", f"{STATE}/volumes"]).text.split())
+        told = self.on_hypervisor(
+            lambda domain: json.loads(libvirt_qemu.qemuMonitorCommand(domain, query, 0))["return"]
+        )
+        wanted = {"capability": "background-snapshot", "state": False}
+        return [name for name, capabilities in told.items() if wanted not in capabilities]
 
     def chains(self, system: str) -> Mapping[str, Sequence[str]]:
-        """The files of each disk of its running machines, active layer first, by `machine/disk`."""
-        chains = {}
-        for machine in self.show(system)["machines"]:
-            if machine["power"] == "off":
-                continue
-            shown = self.lab.run(["virsh", "dumpxml", machine["domain"]]).text
-            for disk in re.findall(r"<disk .*?</disk>", shown, re.DOTALL):
-                serial = re.search(r"<serial>(.*?)</serial>", disk)
-                assert serial is not None
-                if serial[1] != "seed":
-                    chains[f"{machine['name']}/{serial[1]}"] = re.findall(r"<source file='(.*?)'", disk)
-        return chains
+        """The files of each disk of its machines that run, active layer first, by `machine/disk`."""
+        shown = self.on_hypervisor(lambda domain: ElementTree.fromstring(domain.XMLDesc(0)))
+        return {
+            f"{machine['name']}/{serial}": files
+            for machine in self.show(system)["machines"]
+            if machine["domain"] in shown
+            for disk in shown[machine["domain"]].iterfind("devices/disk")
+            for serial, files in [(disk_serial(disk), disk_files(disk))]
+            if serial != "seed"
+        }
 
-    # commands
+    def memory_files(self) -> Mapping[str, int]:
+        """Mode by name of everything in the directory of memories."""
+        directory = self.lab.paths.state / "memory"
+        return {path.name: path.stat().st_mode & 0o777 for path in directory.rglob("*")}
+
+    def volume_files(self) -> set[str]:
+        """The layers of all disks, whether or not anything stands on them."""
+        return {path.name for path in (self.lab.paths.state / "volumes").glob("*.qcow2")}
+
+    def leaked(self) -> set[str]:
+        """Layers that are in no chain of any machine, running or not."""
+        connection = libvirt.open(self.lab.libvirt_uri)
+        try:
+            shown = "".join(domain.XMLDesc(0) for domain in connection.listAllDomains(0))
+        finally:
+            connection.close()
+        return {name for name in self.volume_files() if f"/{name}'" not in shown}
+
+    # what Forkbed says
+
+    def client(self) -> Client:
+        return Client(self.lab.api_socket)
+
+    def systems(self) -> set[str]:
+        with self.client() as client:
+            return {system.name for system in client.systems()}
+
+    def snapshots(self, system: str = NAME) -> Sequence[SnapshotSummary]:
+        with self.client() as client:
+            return client.snapshots(system)
+
+    def snapshot_names(self, system: str = NAME) -> list[str]:
+        return [snapshot.name for snapshot in self.snapshots(system)]
+
+    def events(self, kind: str) -> list[Event]:
+        with self.client() as client:
+            return [event for event in client.events(limit=100_000) if event.kind == kind]
+
+    def serves(self) -> bool:
+        try:
+            self.systems()
+        except OperationalError:
+            return False
+        return True
 
     def fork(self, *words: str) -> Done:
         return self.forkbed("fork", NAME, *words)
-
-    def snapshot_names(self, system: str = NAME) -> list[str]:
-        return [snapshot["name"] for snapshot in self.snapshots(system)]
-
-    def snapshots(self, system: str = NAME) -> list[Any]:
-        return list(self.forkbed("snapshots", system, "--json").json())
-
-    def systems(self) -> set[str]:
-        return {system["name"] for system in self.forkbed("list", "--json").json()}
-
-    def events(self, kind: str) -> list[Any]:
-        found = self.forkbed("events", "--json").json()
-        return [event for event in found if event["kind"] == kind]
 
     def remove_branches(self) -> None:
         """Discard all forks and delete all snapshots."""
         if not self.serves():
             self.serve()
         self.await_idle()
-        for system in self.systems() - {NAME}:
-            self.forkbed("discard", system)
-        for name in self.snapshot_names():
-            self.forkbed("snapshot-delete", NAME, name)
+        with self.client() as client:
+            begun = [client.discard(system) for system in self.systems() - {NAME}]
+            for operation in begun:
+                assert client.wait(operation.id).status is OperationStatus.SUCCEEDED
+            for name in self.snapshot_names():
+                removed = client.wait(client.snapshot_delete(NAME, name).id)
+                assert removed.status is OperationStatus.SUCCEEDED
 
     def assert_unharmed(self) -> None:
         """Nothing is left of what was made, and the original is what it was when it began."""
@@ -204,10 +253,8 @@ class Site(Installation):
         assert self.systems() == {NAME}
         assert self.memory_files() == {}
         assert self.sticky() == []
-        assert self.forkbed("gc", "--dry-run", "--json").json()["items"] == []
-        assert self.show(NAME)["summary"]["machines_ready"] == 2
+        assert self.leaked() == set()
+        with self.client() as client:
+            assert client.garbage(dry_run=True).items == ()
+            assert client.system(NAME).summary.machines_ready == len(TALKERS)
         self.assert_goes_on(NAME)
-
-
-def lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
