@@ -106,6 +106,19 @@ def test_no_manifest_opens_a_fork(pair: Installation) -> None:
     assert held(pair, "try", "ops") == ("before", "before"), "nothing was restarted for it"
 
 
+def test_a_fork_that_could_not_be_told_the_time_says_so_for_good(pair: Installation) -> None:
+    pair.world.on_call = lambda call, subject: (
+        pair.world.deaf.add("boss")
+        if (call, subject) == ("guests.awaken", "boss")
+        else pair.world.deaf.clear()
+    )
+    fork(pair)
+    told = [e for e in pair.store.events(system="try") if e.kind == "machine.not-awakened"]
+    assert [(event.machine, "clock" in str(event.attributes["lacking"])) for event in told] == [
+        ("boss", True)
+    ]
+
+
 def test_several_forks_of_one_cut(pair: Installation) -> None:
     assert succeeded(fork(pair, count=3))
     names = [f"try-{number}" for number in (1, 2, 3)]

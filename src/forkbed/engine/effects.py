@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import assert_never
 
@@ -32,6 +31,7 @@ from forkbed.core.systems.steps import (
     UndefineMachine,
     WriteSeed,
 )
+from forkbed.engine.awakening import awaken
 from forkbed.engine.host import Host
 from forkbed.ports.guests import GuestAddress, SeedContent
 from forkbed.ports.hypervisor import HypervisorMachine, MachineDefinition, NicAttachment
@@ -44,7 +44,6 @@ REACHABLE_TIMEOUT_S = 300.0
 _STOP_POLL_S = 0.2
 _ASK_AGAIN_S = 5.0
 _CONSOLE_TAIL_BYTES = 1500
-_AWAKENING_TIMEOUT_S = 10.0
 _LOOK_EVERY_S = 2.0
 
 
@@ -120,11 +119,7 @@ class Effects:
         self._host.hypervisor.define(definition)
         effect = self._host.cuts.restore(definition, memory)
         if not memory.paused:
-            lacking = self._host.awakening.awaken(
-                machine, self._host.clock.now(), entropy_of(machine), _AWAKENING_TIMEOUT_S
-            )
-            if lacking:
-                progress.tell(lacking)
+            awaken(self._host, self._store, self._system.name, machine, progress)
         return effect
 
     def _base_image(self, machine: ResolvedMachine) -> BaseImage:
@@ -343,11 +338,6 @@ class _Watched:
                 self.error = error
                 raise
             self._looked_at = self._now()
-
-
-def entropy_of(machine: ResolvedMachine) -> bytes:
-    """64 bytes drawn for this branch of the machine alone: no two forks of one cut stir the same into theirs."""
-    return hashlib.sha512(f"{machine.generation_uuid} {machine.id}".encode()).digest()
 
 
 def describe_probe(probe: ProbeSpec) -> str:

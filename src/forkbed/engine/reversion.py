@@ -7,8 +7,8 @@ from forkbed.core.diffs.records import MachineDifference
 from forkbed.core.diffs.rules import Selection
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.core.systems.goal import Wanted
+from forkbed.engine.awakening import awaken
 from forkbed.engine.comparing import Comparison
-from forkbed.engine.effects import entropy_of
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.engine.momentary import momentary_cut
@@ -16,7 +16,6 @@ from forkbed.engine.promotion import bring_forward, change_places, hand_base_ove
 from forkbed.engine.upgrade_goals import REVERT_GOAL, RevertGoal
 from forkbed.ports.store import SystemRecord
 
-_AWAKENING_TIMEOUT_S = 10.0
 _LISTED = 40
 
 
@@ -79,11 +78,7 @@ class Reversion:
         for machine in live.resolved.machines:
             if live.wanted.get(machine.name) is Wanted.RUNNING:
                 with self._life.step("awaken", machine.name) as progress:
-                    lacking = self._host.awakening.awaken(
-                        machine, self._host.clock.now(), entropy_of(machine), _AWAKENING_TIMEOUT_S
-                    )
-                    if lacking:
-                        progress.tell(lacking)
+                    awaken(self._host, self._store, live.name, machine, progress)
 
 
 def _written(found: tuple[MachineDifference, ...]) -> tuple[str, ...]:
