@@ -12,10 +12,12 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
@@ -125,14 +127,21 @@ def _refusal(device: Path) -> str | None:
 
 def _circumstances(kernel: Path, device: Path) -> dict[str, object]:
     """What the proof holds for."""
-    version = processes.run([QEMU, "--version"], timeout_s=20).text.splitlines()[0]
+    program = Path(shutil.which(QEMU) or QEMU)
+    changed_ns = program.stat().st_mtime_ns if program.exists() else 0
     return {
         "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "host_kernel": platform.release(),
-        "qemu": version,
+        "qemu": _qemu_version(program, changed_ns),
         "guest_kernel": str(kernel),
         "device": _refusal(device),
     }
+
+
+@lru_cache(maxsize=1)
+def _qemu_version(program: Path, _changed_ns: int) -> str:
+    """Asked once a program: whoever defines several machines asks for the acceleration as often."""
+    return processes.run([program, "--version"], timeout_s=20).text.splitlines()[0]
 
 
 def _load(path: Path, circumstances: dict[str, object]) -> Acceleration | None:
