@@ -114,9 +114,8 @@ def test_a_fork_that_could_not_be_told_the_time_says_so_for_good(pair: Installat
     )
     fork(pair)
     told = [e for e in pair.store.events(system="try") if e.kind == "machine.not-awakened"]
-    assert [(event.machine, "clock" in str(event.attributes["lacking"])) for event in told] == [
-        ("boss", True)
-    ]
+    assert [event.machine for event in told] == ["boss"]
+    assert "clock" in str(told[0].attributes)
 
 
 def test_several_forks_of_one_cut(pair: Installation) -> None:
