@@ -41,10 +41,12 @@ class Draws:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Which machine of the host one of the snapshot becomes."""
+    """Which machine of the host one of the snapshot becomes. `born_in`: as of a `ResolvedMachine`; a new one has
+    no name yet that would stay."""
 
     machine_id: MachineId
     uuid: str
+    born_in: str = ""
 
 
 def isolated(spec: SystemSpec) -> SystemSpec:
@@ -113,8 +115,10 @@ def roll_back(
                 taken.add(transit)
         network_id = now.id if now is not None else network.id
         networks[network.id] = replace(network, id=network_id, transit=transit)
-    present = {machine.name: _Place(machine.id, machine.uuid) for machine in current.machines}
-    places = {m.name: present.get(m.name, _Place(m.id, m.uuid)) for m in snapshot.resolved.machines}
+    present = {m.name: _Place(m.id, m.uuid, m.born_in) for m in current.machines}
+    places = {
+        m.name: present.get(m.name, _Place(m.id, m.uuid, m.born_in)) for m in snapshot.resolved.machines
+    }
     return replace(
         snapshot.resolved,
         revision=current.revision + 1,
@@ -188,6 +192,7 @@ def _machines(
                 id=place.machine_id,
                 uuid=place.uuid,
                 generation_uuid=draws.draw_uuid(),
+                born_in=place.born_in,
                 nics=nics,
                 volumes=volumes,
             )
