@@ -295,16 +295,20 @@ def test_guests_given_up_are_never_resumed_and_go_back_to_the_cut(pair: Pair) ->
     cuts.cut(snapshot_id, [pair.order(BOSS)], hold=False, quiesce=False).await_memory(Silence())
     pair.host.run(BOSS, "touch", "/root/after-the-cut", "/run/after-the-cut")
     uptime = pair.uptime(BOSS.id)
-    cut = cuts.cut(pair.snapshot_id(), [pair.order(BOSS)], hold=True, quiesce=False)
+    kept = pair.snapshot_id()
+    cut = cuts.cut(kept, [pair.order(BOSS)], hold=True, quiesce=False)
+    assert not cuts.was_given_up(kept)
     cut.give_up()
     cuts.recover()
-    assert pair.notes() == []
+    assert cuts.was_given_up(kept)
     assert pair.power(BOSS.id) is Power.PAUSED
     hypervisor.force_off(BOSS.id)
     files = {serial: (pair.overlay(chain[0]), *chain) for serial, chain in frozen.items() if serial != "seed"}
     definition = pair.definition(replace(BOSS, generation_uuid=str(uuid4())), files)
     assert hypervisor.define(definition) is Effect.CHANGED
     assert cuts.restore(definition, memory_of(snapshot_id, BOSS)) is Effect.CHANGED
+    cuts.forget_given_up(kept)
+    assert not cuts.was_given_up(kept)
     pair.host.guests.forget(BOSS.id)  # its connections are of another time
     assert pair.uptime(BOSS.id) < uptime + 60
     for path in ("/root/after-the-cut", "/run/after-the-cut"):

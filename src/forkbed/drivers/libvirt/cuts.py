@@ -188,7 +188,10 @@ class LibvirtCuts:
             except OperationalError as error:
                 _log.warning("cut.recovery-waits", purpose=pause.note.purpose, error=str(error))
         if pauses:  # streams take their time, and libvirtd may be away: the guard sees it to its end
-            self._ensure_guard()
+            try:
+                self._ensure_guard()
+            except OperationalError as error:
+                _log.error("cut.no-guard", error=str(error), details=error.details)
 
     def disks_in_use(self, machine_id: MachineId) -> Mapping[str, tuple[str, ...]]:
         """The files of each disk of a running or paused machine. See `ports.cuts`."""

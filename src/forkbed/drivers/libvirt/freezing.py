@@ -216,6 +216,11 @@ class MachineFreeze:
                     f"its memory was not written: QEMU says {stream.status} {stream.error}".rstrip(),
                     "look at the space below the state directory, and at QEMU's log",
                 )
+            if self.streams and self._monitor.status() == "postmigrate":
+                self._domain.resume()
+                raise OperationalError(
+                    Kind.FAULT, self.subject, "its memory was written from the running machine, so it is void"
+                )
             self.memory_bytes = self.memory.complete()
             if self._method is FreezeMethod.PAUSED and self.runs and not self._hold:
                 self.resume()

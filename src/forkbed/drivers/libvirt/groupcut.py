@@ -74,6 +74,7 @@ class GroupCut:
         """Prepare, freeze, cut, let go. Raises the first error, after undoing what was done."""
         try:
             self._each(lambda m: m.look(), _STAGE_LIMIT_S)
+            self._await_others()
             self._note(self._limit_s(writing=self._hold))
             self._prepare()
             self._freeze()
@@ -99,6 +100,7 @@ class GroupCut:
             return
         try:
             self._each(lambda m: m.resume(), _STAGE_LIMIT_S)
+            self._thaw()
             self._pause.remove()
         except OperationalError as error:  # libvirtd was restarted meanwhile, say
             _log.info("cut.resume-again", error=str(error))
@@ -119,6 +121,23 @@ class GroupCut:
                 "the machines were let go on, because they had stood still for too long",
                 "try again",
             )
+
+    def _await_others(self) -> None:
+        """What an earlier cut left in QEMU is cleared by others: not while we set it up."""
+        for machine in self._machines:
+            self._memories.await_settled(machine.order.machine_id)
+        uuids = {machine.uuid for machine in self._machines}
+        deadline = time.monotonic() + _PREPARE_LIMIT_S
+        while self._pauses.concern(uuids):
+            self._ensure_guard()
+            if time.monotonic() > deadline:
+                raise OperationalError(
+                    Kind.BUSY,
+                    f"snapshot {self._snapshot_id}",
+                    "an earlier cut of these machines is still being cleared up",
+                    "try again later",
+                )
+            time.sleep(_LOOK_AGAIN_S)
 
     def _prepare(self) -> None:
         guard: Future[None] = _in_thread(self._ensure_guard)
@@ -156,7 +175,7 @@ class GroupCut:
         if asked:
             pause = self._pauses.write(
                 f"thaw after snapshot {self._snapshot_id}",
-                [PausedMachine(m.uuid, runs=False, thaw=True) for m in asked],
+                [PausedMachine(m.uuid, runs=False, streams=False, thaw=True) for m in asked],
                 _FREEZE_LIMIT_S,
             )
             pause.move(Phase.RELEASE)
@@ -217,7 +236,10 @@ class GroupCut:
         return done.done() or release.all_run
 
     def _note(self, limit_s: float) -> None:
-        machines = [PausedMachine(m.uuid, runs=m.runs, thaw=m.quiesces) for m in self._machines]
+        machines = [
+            PausedMachine(m.uuid, runs=m.runs, streams=m.order.memory, thaw=m.quiesces)
+            for m in self._machines
+        ]
         self._pause = self._pauses.write(purpose_of(self._snapshot_id), machines, limit_s)
 
     def _limit_s(self, *, writing: bool) -> float:

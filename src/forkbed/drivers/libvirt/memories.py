@@ -36,7 +36,8 @@ class _State:
     domain: str = ""
     size_bytes: int | None = None  # once it is known
     failure: str = ""
-    over: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)  # no more bytes will come
+    settled: threading.Event = field(default_factory=threading.Event)  # and nobody writes beside it any more
 
 
 class Memory:
@@ -93,11 +94,17 @@ class Memory:
         """The stream will not be complete; what is there of it goes."""
         self._state.failure = reason
         self._state.over.set()
+        self.path.with_suffix(_NOTE).unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
-    def await_end(self) -> None:
-        """Wait until the stream has ended, well or not."""
-        self._state.over.wait()
+    def settle(self) -> None:
+        """It is complete or has failed, and all is written that there is to say about it."""
+        self._state.settled.set()
+        os.close(self.descriptor)
+
+    def await_settled(self) -> None:
+        """Wait until whoever writes it is done with it."""
+        self._state.settled.wait()
 
     def follower(self) -> Memory:
         """The same memory for a reader, with a descriptor of its own."""
@@ -141,9 +148,16 @@ class Memories:
         with self._lock:
             memory = self._growing.pop((snapshot_id, machine_id), None)
         if memory is not None:
-            os.close(memory.descriptor)
+            memory.settle()
             if memory.failure:
                 self._drop_empty(memory.path.parent)
+
+    def await_settled(self, machine_id: MachineId) -> None:
+        """Wait until no memory of that machine is being written by this process."""
+        with self._lock:
+            growing = [memory for key, memory in self._growing.items() if key[1] == machine_id]
+        for memory in growing:
+            memory.await_settled()
 
     @contextlib.contextmanager
     def opened(self, snapshot_id: SnapshotId, machine_id: MachineId, subject: str) -> Iterator[Memory]:
@@ -192,7 +206,7 @@ class Memories:
         with self._lock:
             growing = [memory for key, memory in self._growing.items() if key[0] == snapshot_id]
         for memory in growing:
-            memory.await_end()
+            memory.await_settled()
         directory = self._directory / _plain(snapshot_id)
         if not directory.exists():
             return False

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,10 +38,14 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PausedMachine:
-    """One domain. `runs`: it ran before, and so it has to again. `thaw`: its file systems may be frozen."""
+    """One domain. `runs`: it ran before, and so it has to again. `streams`: its memory is to be kept.
+
+    `thaw`: its file systems may be frozen.
+    """
 
     uuid: str
     runs: bool
+    streams: bool
     thaw: bool = False
 
 
@@ -119,6 +123,15 @@ class Pauses:
         pause = Pause(self._directory, secrets.token_hex(8), note, Phase.STANDBY)
         write_json_durably(self._directory / f"{pause.name}.{Phase.STANDBY}", asdict(note))
         return pause
+
+    def concern(self, uuids: Collection[str]) -> bool:
+        """Whether a note names one of these domains for more than a thaw: then its QEMU is not to be touched."""
+        return any(
+            machine.uuid in uuids and (machine.runs or machine.streams)
+            for pause in self.all()
+            if pause.phase is not Phase.GIVEN_UP  # nobody touches those
+            for machine in pause.note.machines
+        )
 
     def all(self) -> list[Pause]:
         """All notes of this boot of the host; those of earlier ones are removed on the way."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
@@ -113,11 +114,14 @@ class Release:
         if not domain.isActive():
             machine.thawed = True
             return True
-        monitor = Monitor(domain, f"domain {domain.name()}")
-        background, streams = monitor.background_is_on(), not monitor.stream().is_over
-        calm = not (background or streams)
-        if streams and not background:
-            monitor.cancel_plain_stream()  # else it would stop the machine once more at its end
+        calm = True
+        background = streams = False
+        if machine.wanted.streams and not machine.released:
+            monitor = Monitor(domain, f"domain {domain.name()}")
+            background, streams = monitor.background_is_on(), not monitor.stream().is_over
+            calm = not (background or streams)
+            if streams and not background:
+                monitor.cancel_plain_stream()  # else it would stop the machine once more at its end
         if self._pause.phase is not Phase.STANDBY:
             if machine.wanted.runs and not machine.released and _resume(domain):
                 calm = False
@@ -125,6 +129,8 @@ class Release:
                 self._thaw(domain, machine)
         if background and not streams:
             monitor.set_background(False)
+            with suppress(OperationalError):  # there is none if the stream was begun
+                monitor.take_back()
         return calm
 
     def _thaw(self, domain: Any, machine: _Machine) -> None:
