@@ -1,4 +1,7 @@
-"""How people name systems, machines and files in them: SYSTEM, SYSTEM/MACHINE, SYSTEM/MACHINE:PATH. Pure."""
+"""How people name systems, machines and files in them: SYSTEM, SYSTEM/MACHINE, SYSTEM/MACHINE:PATH. Pure.
+
+A kept generation, or what is left of a promotion that failed, is SYSTEM@NUMBER: a system that no person named.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class GuestPath:
 def machine_name(text: str) -> MachineName:
     """SYSTEM/MACHINE. Raises INVALID for any other form."""
     system, separator, machine = text.partition("/")
-    if not (separator and is_name(system) and is_name(machine)):
+    if not (separator and _is_system(system) and is_name(machine)):
         raise OperationalError(
             Kind.INVALID,
             f"machine {text!r}",
@@ -48,7 +51,7 @@ def system_or_machine(text: str) -> tuple[str, tuple[str, ...]]:
 
 def system_name(text: str) -> str:
     """A system's name. Raises INVALID for what cannot be one."""
-    if not is_name(text):
+    if not _is_system(text):
         raise OperationalError(
             Kind.INVALID, f"system {text!r}", "this is no system's name", "`forkbed list` shows the names"
         )
@@ -79,6 +82,11 @@ def guest_path(text: str) -> GuestPath | None:
     if not separator or text.startswith(("/", ".", "-")):
         return None
     system, slash, machine = prefix.partition("/")
-    if not (slash and is_name(system) and is_name(machine)):
+    if not (slash and _is_system(system) and is_name(machine)):
         return None
     return GuestPath(MachineName(system, machine), path or ".")
+
+
+def _is_system(text: str) -> bool:
+    name, at, generation = text.partition("@")
+    return is_name(name) and (not at or (generation.isascii() and generation.isdigit()))

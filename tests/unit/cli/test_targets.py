@@ -5,16 +5,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.cli.targets import GuestPath, MachineName, guest_path, machine_name, system_or_machine
+from forkbed.cli.targets import (
+    GuestPath,
+    MachineName,
+    guest_path,
+    machine_name,
+    system_or_machine,
+    system_or_snapshot,
+)
 
 
 def test_names() -> None:
     assert machine_name("boss-ops/boss") == MachineName("boss-ops", "boss")
     assert system_or_machine("boss-ops") == ("boss-ops", ())
     assert system_or_machine("boss-ops/boss") == ("boss-ops", ("boss",))
+    assert machine_name("boss-ops@2/boss") == MachineName("boss-ops@2", "boss")  # a kept generation
+    assert system_or_snapshot("boss-ops@2") == "boss-ops@2"
+    assert system_or_snapshot("boss-ops@before upgrade") == "boss-ops@before upgrade"
 
 
-@pytest.mark.parametrize("text", ["", "/", "a/", "/b", "a/b/c", "A/b", "a b/c", "a/b:c"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "/", "a/", "/b", "a/b/c", "A/b", "a b/c", "a/b:c", "a@/b", "a@b/c", "@1/b", "a@1@2/b", "a@²/b"],
+)
 def test_what_is_no_machine(text: str) -> None:
     with pytest.raises(OperationalError) as caught:
         machine_name(text)
