@@ -24,7 +24,7 @@ check: setup ## format, lint, types, layers, unit tests: under a minute
 
 test: check ## everything, real guests included: under 30 minutes
 	@setup/tier simulated 180 $(BIN)/pytest -q -n $(WORKERS) -m "not real and not full" tests/contract tests/simulated tests/unit/api tests/unit/cli
-	@setup/tier real 1320 $(BIN)/pytest -v -m "real and not full" tests/real
+	@setup/tier real 1320 $(BIN)/pytest -v -n $(WORKERS) --dist loadgroup -m "real and not full" tests/real
 
 test-full: check ## the long matrices too
 	@setup/tier simulated 1800 $(BIN)/pytest -q -n $(WORKERS) -m "not real" tests/contract tests/simulated tests/unit/api tests/unit/cli

@@ -23,13 +23,16 @@ from tests.unit.drivers import samples
 
 PREFIX = "test-"
 HERE = Path(__file__).parent
+SHARED_PORTS = ("test_survival.py", "test_system.py")  # both publish the same ports of the real loopback
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything below this directory needs the real thing."""
+    """Everything below this directory needs the real thing; tests that share a lab or a port share a worker."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.real)
+            place = item.path.relative_to(HERE).parts[0]
+            item.add_marker(pytest.mark.xdist_group("ports" if place in SHARED_PORTS else place))
 
 
 @pytest.fixture(scope="session", autouse=True)
