@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from benchmarks.manifests import large_manifest
 from forkbed.cli.commands.schema import schema
+from forkbed.config.local_files import steps_files
 from forkbed.config.manifest import parse_manifest
 from forkbed.config.manifest_model import Manifest
 from forkbed.config.recipe import RecipeDocument, parse_recipe
@@ -29,6 +31,21 @@ ROOT = Path(__file__).parents[3]
 MANIFEST = json_schema(Manifest, "m", [MANIFEST_EXAMPLE])
 RECIPE = json_schema(RecipeDocument, "r", [RECIPE_EXAMPLE])
 STEPS = json_schema(StepsDocument, "s", [STEPS_EXAMPLE])
+
+
+class _Editor(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads YAML 1.2, as editors do: `on` and `off` are texts."""
+
+
+_Editor.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Editor.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), ["t", "f"])
+
+
+def read(text: str) -> Any:
+    return yaml.load(text, _Editor)
 
 
 def validator(schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
@@ -53,17 +70,26 @@ def test_the_examples_are_accepted_by_the_readers() -> None:
     "path", sorted((ROOT / "examples").glob("*/system.yaml")), ids=lambda path: path.parent.name
 )
 def test_the_examples_that_ship_obey_the_schema(path: Path) -> None:
-    validator(MANIFEST).validate(yaml.safe_load(path.read_text()))
+    validator(MANIFEST).validate(read(path.read_text()))
+
+
+def test_the_steps_that_ship_are_good() -> None:
+    for path in (ROOT / "examples").glob("*/upgrade*.yaml"):
+        text = path.read_text()
+        validator(STEPS).validate(read(text))
+        files = {name: (path.parent / name).read_bytes() for name in steps_files(text, path.name)}
+        system = read((path.parent / "system.yaml").read_text())
+        parse_steps(StepsBundle(path.name, text, files), list(system["machines"]))
 
 
 def test_a_large_manifest_obeys_the_schema() -> None:
-    validator(MANIFEST).validate(yaml.safe_load(large_manifest(50)))
+    validator(MANIFEST).validate(read(large_manifest(50)))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(systems())
 def test_what_the_reader_accepts_the_schema_accepts(case: tuple[SystemSpec, ManifestBundle]) -> None:
-    validator(MANIFEST).validate(yaml.safe_load(case[1].text))
+    validator(MANIFEST).validate(read(case[1].text))
 
 
 @pytest.mark.parametrize(
