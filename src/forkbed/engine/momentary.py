@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from forkbed.base.ids import SnapshotId
 from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatus
-from forkbed.engine.cutting import drop_snapshot
+from forkbed.engine.cutting import drop_snapshot, take_back
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.ports.store import SystemRecord
@@ -28,13 +28,24 @@ def disks_snapshot(life: Life, record: SystemRecord, snapshot_id: SnapshotId, na
     )
 
 
+def sweep_momentary(life: Life) -> None:
+    """Remove the momentary cuts that an earlier controller made for this operation."""
+    for snapshot in life.around.store.snapshots():
+        if snapshot.name == _name(life):
+            take_back(life.around.host, life.around.store, snapshot)
+
+
+def _name(life: Life) -> str:
+    return f"look-{life.operation.id}"
+
+
 @contextmanager
 def momentary_cut(life: Life, record: SystemRecord) -> Iterator[Snapshot]:
-    """Cut now; what was kept of it goes at the end. A controller that dies leaves it to `gc`."""
+    """Cut now; what was kept of it goes at the end. What a controller that died left, `sweep_momentary` removes."""
     # one operation has one such cut of a system at a time, so its name needs no drawing
     snapshot_id = SnapshotId(f"{life.operation.id}{record.id}")
     forking = Forking(life)
-    snapshot = disks_snapshot(life, record, snapshot_id, f"look-{life.operation.id}")
+    snapshot = disks_snapshot(life, record, snapshot_id, _name(life))
     life.around.store.save_snapshot(snapshot)
     snapshot, cut = forking.cut(snapshot, hold=False)
     try:

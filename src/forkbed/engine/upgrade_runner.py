@@ -10,6 +10,7 @@ from forkbed.engine.diffing import Diffing
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.engine.maintenance import maintain
+from forkbed.engine.momentary import sweep_momentary
 from forkbed.engine.promotion import Promotion
 from forkbed.engine.rehearsing import Rehearsing
 from forkbed.engine.reversion import Reversion
@@ -35,7 +36,11 @@ class UpgradeRunner:
 
     def run(self) -> None:
         """Return when the operation has ended and that is recorded, or when the controller is stopping."""
-        self._life.work_off(self._works[self._operation.kind])
+        self._life.work_off(self._work)
+
+    def _work(self) -> Result:
+        sweep_momentary(self._life)
+        return self._works[self._operation.kind]()
 
     def _maintain(self) -> Result:
         assert self._operation.system_id is not None
