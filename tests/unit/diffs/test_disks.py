@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
 
+from forkbed.base.errors import OperationalError
 from forkbed.core.diffs.entries import Change, EntryKind, Facet, How
 from forkbed.core.diffs.limits import Limits
 from forkbed.core.diffs.records import (
@@ -20,6 +22,7 @@ from forkbed.core.diffs.records import (
 from forkbed.core.diffs.rules import Selection
 from forkbed.core.diffs.threeway import Standing
 from forkbed.drivers import processes
+from forkbed.drivers.filesystems import driver
 from forkbed.ports.disks import DiskQuestion
 from tests.unit.diffs.disks import (
     DISKS,
@@ -366,3 +369,66 @@ def test_what_only_a_journal_holds_is_seen(tmp_path: Path, tree: Path, features:
     assert one.problems == ()
     assert one.files == changed_at_once.files
     assert len(one.files) == 4
+
+
+@pytest.fixture
+def discs(tmp_path: Path, tree: Path) -> tuple[Path, Path]:
+    """Two versions of an ISO 9660 file system, which The Sleuth Kit reads."""
+    (tree / "srv/pipe").unlink()
+    made = []
+    for name in ("before", "after"):
+        made.append(tmp_path / f"{name}.raw")
+        processes.run(["genisoimage", "-quiet", "-J", "-o", made[-1], tree])
+        (tree / "etc/hosts").write_text("127.0.0.1 localhost boss\n")
+        (tree / "srv/added").write_text("new\n")
+        (tree / "etc/passwd").unlink(missing_ok=True)
+    return made[0], made[1]
+
+
+def test_file_systems_of_the_library(tmp_path: Path, discs: tuple[Path, Path]) -> None:
+    one = only(compared(discs[0], None, overlay(tmp_path / "right.qcow2", *discs)))
+    assert (one.kind, one.reading, one.problems) == ("iso9660", Reading.COMPARED, ())
+    kinds = {change.path: change.right_change and change.right_change.how for change in one.files}
+    assert kinds == {"/etc/hosts": How.CHANGED, "/etc/passwd": How.REMOVED, "/srv/added": How.ADDED}
+
+
+def test_a_crash_of_the_library_is_said(
+    tmp_path: Path, discs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crashing = (
+        "import io, json, sys; question = sys.stdin.read(); sys.stdin = io.StringIO(question)\n"
+        "if json.loads(question)['with_library']: import ctypes; ctypes.string_at(0)\n"
+        "from forkbed.drivers.filesystems.worker import main; main()"
+    )
+    monkeypatch.setattr(driver, "_worker", lambda limits: (sys.executable, "-c", crashing))
+    one = only(compared(discs[0], None, overlay(tmp_path / "right.qcow2", *discs)))
+    assert one.reading is Reading.UNREADABLE
+    assert "crashed" in one.problems[0]
+
+
+def test_a_worker_that_answers_nonsense_is_an_error(
+    tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_worker", lambda limits: ("sh", "-c", "cat >&2; echo '{\"disk\": 5}'"))
+    with pytest.raises(OperationalError, match="cannot be compared"):
+        compared(image, None, image)
+
+
+def test_a_layer_that_is_gone_is_an_error(tmp_path: Path, image: Path) -> None:
+    with pytest.raises(OperationalError, match=r"gone\.qcow2"):
+        compared(image, None, tmp_path / "gone.qcow2")
+
+
+def test_bounds_of_time_and_names_are_said(tmp_path: Path, image: Path) -> None:
+    right = changed(tmp_path, image, "right", ["rm etc/hosts", "rm etc/passwd", "rm etc/large"])
+    for limits, said in (
+        (Limits(seconds=0), "within 0 s"),
+        (Limits(entries=100), "more than 100 names"),
+    ):
+        question = DiskQuestion(version(image), version(right, image), None, EVERYTHING, limits)
+        one = only(DISKS.compare(question, "volume test"))
+        assert one.reading is Reading.UNREADABLE
+        assert said in one.problems[0]
+    question = DiskQuestion(version(image), version(right, image), None, EVERYTHING, Limits(listed=2))
+    one = only(DISKS.compare(question, "volume test"))
+    assert (len(one.files), one.unlisted, one.counts.right.removed) == (2, 1, 3)
