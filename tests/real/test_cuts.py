@@ -289,6 +289,26 @@ def test_held_guests_stand_still_until_let_go(pair: Pair) -> None:
     assert failure.value.kind is Kind.CONFLICT
 
 
+def test_held_guests_are_let_go_also_after_libvirtd_died(pair: Pair) -> None:
+    cut = pair.cuts.cut(pair.snapshot_id(), [pair.order(BOSS)], hold=True, quiesce=False)
+    kill_libvirtd(pair.host.lab)
+    cut.resume()
+    assert pair.power(BOSS.id) is Power.RUNNING
+
+
+def test_a_cut_waits_for_the_memory_of_the_one_before(pair: Pair) -> None:
+    frozen, first, second = pair.cuts.disks_in_use(BOSS.id), pair.snapshot_id(), pair.snapshot_id()
+    cuts = []
+    for snapshot_id in (first, second):
+        cuts.append(pair.cuts.cut(snapshot_id, [pair.order(BOSS)], hold=False, quiesce=False))
+    assert [o.method for cut in cuts for o in cut.outcomes] == [FreezeMethod.BACKGROUND] * 2
+    for cut in cuts:
+        cut.await_memory(Silence())
+    with pair.forks((BOSS, frozen)) as (fork,):
+        pair.cuts.restore(fork, memory_of(first, BOSS))
+        pair.uptime(fork.machine.id)
+
+
 def test_guests_given_up_are_never_resumed_and_go_back_to_the_cut(pair: Pair) -> None:
     hypervisor, cuts, snapshot_id = pair.host.hypervisor, pair.cuts, pair.snapshot_id()
     frozen = cuts.disks_in_use(BOSS.id)

@@ -81,6 +81,8 @@ class _Feeder:
     """Writes head and stream into the pipe until all is written, or nobody reads any more."""
 
     def __init__(self, pipe: int, memory: Memory) -> None:
+        with contextlib.suppress(OSError):  # only fewer changes between us and the reader
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._pipe = pipe
         self._memory = memory
         self._ended = threading.Event()

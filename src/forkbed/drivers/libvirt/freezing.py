@@ -36,7 +36,8 @@ from forkbed.ports.cuts import CutOrder, CutOutcome
 
 _BANDWIDTH = 64 * 1024**3  # no limit
 _EARLIER_STREAM_S = 600.0
-_GO_ON_S = 1.0  # QEMU lets a machine go on well within this, or does not at all
+_USUAL_S = 0.05  # QEMU lets a small machine go on within this
+_GO_ON_S = 4.0  # it goes through all page tables first: some 50 ms for each million pages
 _LOOK_AGAIN_S = 0.005
 _LOOK_SELDOM_S = 0.25
 _LIBVIRT_AWAY_S = 120.0
@@ -301,9 +302,26 @@ class MachineFreeze:
             self._notes.append("it ran for some milliseconds, since QEMU cannot save a paused machine twice")
 
     def _await_running(self) -> None:
-        """QEMU lets the machine go on by itself, newer ones only if it ran before."""
-        if not self._events.resumed.wait(_GO_ON_S) and self._monitor.status() != "running":
-            self._domain.resume()
+        """QEMU lets the machine go on by itself; from 9.0 on only one that it has stopped itself.
+
+        Its device state is saved once pages of memory are on their way. If it went on before that, its memory would
+        be of a later time than its disks. Raises FAULT if that does not come.
+        """
+        deadline = time.monotonic() + _GO_ON_S
+        while not self._events.resumed.wait(_USUAL_S):
+            if self._monitor.status() == "running":
+                break
+            stream = self._monitor.stream()
+            if stream.pages:
+                self._domain.resume()
+                break
+            if stream.is_over or time.monotonic() > deadline:
+                raise OperationalError(
+                    Kind.FAULT,
+                    self.subject,
+                    f"QEMU has not saved its state within {_GO_ON_S:g} s: {stream.status} {stream.error}".rstrip(),
+                    "look at how busy the host is, and try again",
+                )
         self._events.note_resume()
 
     def _await_stream_end(self) -> Stream:

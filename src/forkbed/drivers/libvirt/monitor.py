@@ -28,6 +28,7 @@ class Stream:
 
     status: str  # QEMU's word
     error: str = ""
+    pages: int = 0  # of memory, written so far
 
     @property
     def is_over(self) -> bool:
@@ -88,7 +89,9 @@ class Monitor:
 
     def stream(self) -> Stream:
         said = self.ask("query-migrate")
-        return Stream(str(said.get("status", "")), str(said.get("error-desc", "")))
+        ram = said.get("ram", {})
+        pages = int(ram.get("normal", 0)) + int(ram.get("duplicate", 0))
+        return Stream(str(said.get("status", "")), str(said.get("error-desc", "")), pages)
 
     def hand_over(self, descriptor: int) -> None:
         """Give QEMU the open file that the next stream goes to."""
