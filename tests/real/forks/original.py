@@ -222,7 +222,7 @@ class Site(Installation):
 
     def events(self, kind: str) -> list[Event]:
         with self.client() as client:
-            return [event for event in client.events(limit=100_000) if event.kind == kind]
+            return [event for event in client.events(limit=10_000) if event.kind == kind]
 
     def serves(self) -> bool:
         try:
