@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import cli, diff, fork, up
+from benchmarks import cli, diff, fork, promote, up
 from benchmarks.report import publish
 
-MEASURES = {"up": up.measure, "cli": cli.measure, "fork": fork.measure, "diff": diff.measure}
+MEASURES = {
+    "up": up.measure,
+    "cli": cli.measure,
+    "fork": fork.measure,
+    "diff": diff.measure,
+    "promote": promote.measure,
+}
 
 
 def main(names: list[str]) -> int:
