@@ -64,6 +64,7 @@ class Inspection:
     ) -> None:
         self._limits = limits
         self._with_library = with_library
+        self._budget = Budget(limits.seconds, limits.entries, limits.depth)
         self._base = _disk(base)
         self._left = self._base if left is base else _disk(left)
         self._right = self._base if right is base else _disk(right)
@@ -110,8 +111,7 @@ class Inspection:
             return None
         try:
             versions = self._versions(site, kinds)
-            budget = self._budget()
-            found = compare_trees(versions, selection.matcher(), self._limits, budget)
+            found = compare_trees(versions, selection.matcher(), self._limits, self._budget)
             packages = changed_packages(versions, self._limits, found.problems)
             services = changed_services(versions, found.problems)
         except Unreadable as reason:
@@ -154,9 +154,9 @@ class Inspection:
             return None
         read = place.reader(site.disks[index].chain.read)
         if kind == EXT:
-            return Ext4(read, self._budget(), like if isinstance(like, Ext4) else None, near.differing)
+            return Ext4(read, self._budget, like if isinstance(like, Ext4) else None, near.differing)
         if kind in SLEUTHKIT and self._with_library:
-            return SleuthKit(read, place.size_bytes, self._budget())
+            return SleuthKit(read, place.size_bytes, self._budget)
         if kind in SLEUTHKIT:
             raise Unreadable("the library that reads it (The Sleuth Kit) crashed: it may be damaged")
         raise Unreadable(f"there is no reader for what it is: {kind}")
@@ -183,9 +183,6 @@ class Inspection:
         if facts.kind is not EntryKind.FILE:
             return None
         return tree.content(node, 0, min(facts.size_bytes, self._limits.text_bytes + 1))
-
-    def _budget(self) -> Budget:
-        return Budget(self._limits.seconds, self._limits.entries, self._limits.depth)
 
 
 def _disk(chain: Chain) -> Disk:
