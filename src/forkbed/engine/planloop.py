@@ -16,6 +16,7 @@ from forkbed.core.operations.records import JournalEntry, StepStatus
 from forkbed.core.systems.goal import Goal
 from forkbed.core.systems.planner import PlannedStep, SystemPlan, plan_checks, plan_system
 from forkbed.core.systems.steps import Effect, step_machine, step_subject, step_verb
+from forkbed.engine.awakening import awaken
 from forkbed.engine.effects import BootEnded, Effects
 from forkbed.engine.life import Life
 from forkbed.engine.observation import observe
@@ -86,6 +87,7 @@ class PlanLoop:
                 continue
             if not plan.steps and not self._run.flights:
                 if not self._launch_checks(record):
+                    self._awaken_again(record)
                     return record
             else:
                 self._launch(record, plan)
@@ -148,6 +150,20 @@ class PlanLoop:
                 self._begin(effects, planned)
         failed = any(planned.key in self._run.given_up for planned in steps)
         return bool(self._run.flights) or failed
+
+    def _awaken_again(self, record: SystemRecord) -> None:
+        """Awaken machines that go on from a memory, but whose restoring was cut off before it said so."""
+        entries = self._around.store.journal(self._life.operation.id) if self._goal.restore else ()
+        for machine in record.resolved.machines:
+            memory = self._goal.restore.get(machine.id)
+            if memory is None or memory.paused:
+                continue
+            subject = f"{self._label}{machine.name}"
+            keys = (f"restore {subject}", f"awaken {subject}")
+            done = {entry.status for entry in entries if entry.key in keys}
+            if StepStatus.INTERRUPTED in done and StepStatus.CHANGED not in done:
+                with self._life.step("awaken", subject) as progress:
+                    awaken(self._around.host, self._around.store, record.name, machine, progress)
 
     def _begin(self, effects: Effects, planned: PlannedStep) -> None:
         key = planned.key
