@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -110,6 +110,16 @@ class Installation:
             for machine in self.world.machines.values()
             if machine.power in ALIVE
         }
+
+
+def distinct(boundaries: Sequence[str]) -> list[int]:
+    """The boundaries that are worth a death each.
+
+    Between the end of a step and the beginning of the next nothing happens but that the next is journalled, so a
+    death at the end of a step shows nothing that one at the beginning of the next does not.
+    """
+    last = len(boundaries) - 1
+    return [n for n, name in enumerate(boundaries) if not name.endswith(": ended") or n == last]
 
 
 def bundle(text: str, **files: bytes) -> ManifestBundle:

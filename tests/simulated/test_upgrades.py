@@ -12,7 +12,7 @@ from forkbed.core.operations.records import Operation, OperationStatus
 from forkbed.core.systems.spec import UplinkKind
 from forkbed.core.systems.view import Power
 from forkbed.engine.promoting import DiffOptions, PromoteOptions, RehearseOptions, StepsBundle
-from tests.simulated.installation import PERSON, TWO_MACHINES, Died, Installation, succeeded
+from tests.simulated.installation import PERSON, TWO_MACHINES, Died, Installation, distinct, succeeded
 from tests.simulated.test_branches import held, machine, write
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -232,8 +232,7 @@ def test_a_kill_at_every_boundary_finishes_or_leaves_all_as_it_was(story: str, t
     counting = begun(tmp_path / "count", story)
     counting.boundaries.clear()
     STORIES[story][1](counting)
-    count = len(counting.boundaries)
-    for number in range(count):
+    for number in distinct(counting.boundaries):
         directory = tmp_path / str(number)
         directory.mkdir()
         killed_at(directory, story, number)
