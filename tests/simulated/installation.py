@@ -49,7 +49,7 @@ class Installation:
     def __init__(self, path: Path, *, parallel: bool = False) -> None:
         self.world = SimulatedWorld(VirtualClock())
         self._numbers = itertools.count(1)
-        self.store = Database(path / "forkbed.db", self._draw)
+        self.store = Database(path / "forkbed.db", self._draw, durable=False)
         self._parallel = parallel
         self.host = simulated_host("sim", self.world)
         self.boundaries: list[str] = []

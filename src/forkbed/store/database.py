@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -50,12 +51,15 @@ _ACTIVE = [OperationStatus.QUEUED, OperationStatus.RUNNING, OperationStatus.CANC
 class Database:
     """The store in the file `path`, or in memory for `None` (simulation and tests)."""
 
-    def __init__(self, path: Path | None, draw_id: DrawId) -> None:
-        """Open or create the database. FAULT if the file is not one or cannot be written."""
+    def __init__(self, path: Path | None, draw_id: DrawId, *, durable: bool = True) -> None:
+        """Open or create the database. FAULT if the file is not one or cannot be written.
+
+        Without `durable` nothing waits for the disk: for simulated hosts, which a power failure ends anyway.
+        """
         url = f"sqlite:///{path}" if path else "sqlite:///file:forkbed?mode=memory&uri=true"
         pool = {} if path else {"poolclass": sa.StaticPool}
         self._engine = sa.create_engine(url, connect_args={"check_same_thread": False}, **pool)
-        sa.event.listen(self._engine, "connect", _prepare_connection)
+        sa.event.listen(self._engine, "connect", partial(_prepare_connection, durable=durable))
         sa.event.listen(self._engine, "begin", _begin)
         self._path = path
         # in memory there is one connection, which threads must not share
@@ -401,11 +405,12 @@ class Database:
             return {MachineId(row.machine_id): ReadyMark(row.boot_id, row.digest) for row in rows}
 
 
-def _prepare_connection(raw: object, _record: object) -> None:
+def _prepare_connection(raw: object, _record: object, *, durable: bool) -> None:
     # the driver must not begin transactions by itself: `_begin` decides which kind
     raw.isolation_level = None  # type: ignore[attr-defined]
     cursor = raw.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=20000"):
+    synchronous = f"synchronous={'FULL' if durable else 'OFF'}"
+    for pragma in ("journal_mode=WAL", synchronous, "foreign_keys=ON", "busy_timeout=20000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
