@@ -191,18 +191,23 @@ class Site(Installation):
         directory = self.lab.paths.state / "memory"
         return {path.name: path.stat().st_mode & 0o777 for path in directory.rglob("*")}
 
+    @property
+    def volumes(self) -> Path:
+        """The directory of volumes."""
+        return self.lab.paths.state / "volumes"
+
     def volume_files(self) -> set[str]:
         """The layers of all disks, whether or not anything stands on them."""
-        return {path.name for path in (self.lab.paths.state / "volumes").glob("*.qcow2")}
+        return {path.name for path in self.volumes.glob("*.qcow2")}
 
     def leaked(self) -> set[str]:
-        """Layers that are in no chain of any machine, running or not."""
-        connection = libvirt.open(self.lab.libvirt_uri)
-        try:
-            shown = "".join(domain.XMLDesc(0) for domain in connection.listAllDomains(0))
-        finally:
-            connection.close()
-        return {name for name in self.volume_files() if f"/{name}'" not in shown}
+        """Layers in no chain of any system that is there."""
+        with self.client() as client:
+            present = {system.id for system in client.systems()}
+        records = [json.loads(path.read_text()) for path in self.volumes.glob("*.json")]
+        chains = [record for record in records if record["system_id"] in present]
+        stood_on = {layer["path"] for record in chains for layer in record["layers"]}
+        return self.volume_files() - stood_on - {record["active"] for record in chains}
 
     # what Forkbed says
 

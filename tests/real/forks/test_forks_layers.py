@@ -26,8 +26,7 @@ def content(site: Site, files: Iterable[str]) -> Mapping[str, str]:
 
 
 def allocated_bytes(site: Site) -> int:
-    directory = site.lab.paths.state / "volumes"
-    return sum((directory / name).stat().st_blocks * 512 for name in site.volume_files())
+    return sum((site.volumes / name).stat().st_blocks * 512 for name in site.volume_files())
 
 
 def test_a_chain_is_folded_while_its_machine_writes(site: Site) -> None:
