@@ -145,9 +145,9 @@ def test_a_cancellation_is_about_nothing_else(parallel: Installation) -> None:
     text = PATIENT.replace("after: [ops]", "restart: always")
     parallel.ended(parallel.controller.up(bundle(text), UpOptions(), PERSON))
     parallel.world.stubborn.add("boss")
-    stop = parallel.controller.power("pair", ("boss",), PowerAction.RESTART, force=False, request=PERSON)
     asked = threading.Event()
     parallel.world.on_call = lambda call, _subject: asked.set() if call == "hypervisor.shut_down" else None
+    stop = parallel.controller.power("pair", ("boss",), PowerAction.RESTART, force=False, request=PERSON)
     assert asked.wait(10)
     parallel.world.crash_machine(machine_id(parallel, "ops"))
     parallel.controller.cancel(stop.id, PERSON)
