@@ -79,7 +79,8 @@ class GroupCut:
             self._prepare()
             self._freeze()
         except BaseException as error:
-            self._undo(str(error))
+            if self._undo(str(error)) and isinstance(error, OperationalError):
+                raise self._too_late() from error
             raise
 
     def await_memory(self, progress: Progress) -> Mapping[MachineId, int]:
@@ -214,16 +215,18 @@ class GroupCut:
             _in_thread(Release(self._pause, self._call).run)
         self._close()
 
-    def _undo(self, reason: str) -> None:
+    def _undo(self, reason: str) -> bool:
+        """Have all run as before; returns whether the guard was there first."""
+        late = False
         self._barrier.abort()
         for machine in self._machines:
             machine.abandon(reason)
         self._settle(self._machines)
         if self._pause is not None:
-            if self._pause.phase is Phase.FROZEN:
-                self._pause.move(Phase.RELEASE)
+            late = self._pause.phase is Phase.FROZEN and not self._pause.move(Phase.RELEASE)
             self._release()
         self._close()
+        return late
 
     def _release(self) -> bool:
         """Have all run again; returns whether that is so. What is left to do then is done in the background."""
@@ -256,12 +259,15 @@ class GroupCut:
     def _move(self, phase: Phase) -> None:
         assert self._pause is not None
         if not self._pause.move(phase):
-            raise OperationalError(
-                Kind.FAULT,
-                f"snapshot {self._snapshot_id}",
-                "the machines stood still for too long, and the guard let them go on",
-                "look at how busy the host is, and try again",
-            )
+            raise self._too_late()
+
+    def _too_late(self) -> OperationalError:
+        return OperationalError(
+            Kind.FAULT,
+            f"snapshot {self._snapshot_id}",
+            "the machines stood still for too long, and the guard let them go on",
+            "look at how busy the host is, and try again",
+        )
 
     def _settle(self, machines: Sequence[MachineFreeze]) -> None:
         for machine in machines:

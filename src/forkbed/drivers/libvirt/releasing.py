@@ -128,9 +128,10 @@ class Release:
             if machine.wanted.thaw and not machine.thawed:
                 self._thaw(domain, machine)
         if background and not streams:
-            monitor.set_background(False)
+            # In this order: a late `migrate` finds no file, rather than becoming a plain stream.
             with suppress(OperationalError):  # there is none if the stream was begun
                 monitor.take_back()
+            monitor.set_background(False)
         return calm
 
     def _thaw(self, domain: Any, machine: _Machine) -> None:
