@@ -29,7 +29,7 @@ def main() -> int:
         answer = _answer(question)
     except (Unreadable, OSError) as error:
         answer = {"error": str(error)}
-    json.dump(answer, sys.stdout, default=_plain)
+    sys.stdout.write(json.dumps(answer, default=_plain))  # `dump` would encode in Python, ten times slower
     return 0
 
 
