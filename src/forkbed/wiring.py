@@ -29,7 +29,7 @@ from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor, LibvirtSetting
 from forkbed.drivers.networks.linux import LinuxNetworks
 from forkbed.drivers.sidecars import FileSidecars
 from forkbed.drivers.simulated.capacity import SimulatedCapacity
-from forkbed.drivers.simulated.comparing import SimulatedDisks
+from forkbed.drivers.simulated.comparisons import SimulatedDisks
 from forkbed.drivers.simulated.cuts import SimulatedCuts
 from forkbed.drivers.simulated.guests import SimulatedGuests
 from forkbed.drivers.simulated.hypervisor import SimulatedHypervisor
