@@ -60,6 +60,7 @@ def test_snapshots_and_forks_expire(site: Site) -> None:
     site.forkbed("snapshot", NAME, "short", "--disks-only", "--expires", "1s")
     site.fork("brief", "--expires", "1s")
     site.await_that(lambda: not site.snapshots() and site.systems() == {NAME}, "both have expired")
+    site.await_idle()
     begun = [event.attributes or {} for event in site.events("operation.succeeded")]
     assert {(a.get("kind"), a.get("subject")) for a in begun} >= {
         ("snapshot-delete", NAME),

@@ -185,7 +185,7 @@ class MachineFreeze:
             return
         try:
             if power_of(self._domain) is Power.PAUSED:
-                self._domain.resume()
+                let_go_on(self._domain)
         except libvirt.libvirtError as error:
             raise translate(error, self.subject, "let it go on") from error
         self._events.note_resume()
@@ -313,7 +313,7 @@ class MachineFreeze:
                 break
             stream = self._monitor.stream()
             if stream.pages:
-                self._domain.resume()
+                let_go_on(self._domain)
                 break
             if stream.is_over or time.monotonic() > deadline:
                 raise OperationalError(
@@ -431,6 +431,15 @@ def stream_limit_bytes(live: Element) -> int:
     )
     ram = kib * 1024
     return ram + ram // 256 + video_kib * 1024 + 128 * 1024**2
+
+
+def let_go_on(domain: Any) -> None:
+    """Resume the domain, unless it goes on just then: by QEMU's own doing, or by the guard's."""
+    try:
+        domain.resume()
+    except libvirt.libvirtError:
+        if power_of(domain) is not Power.RUNNING:
+            raise
 
 
 def active_files(live: Element) -> list[str]:
