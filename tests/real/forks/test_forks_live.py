@@ -68,7 +68,7 @@ def test_twins_draw_different_random_numbers_at_once(twins: Site) -> None:
     print(f"{before[FORKS[0]] - common} numbers of their own when the fork was ready")
 
 
-def test_a_fork_says_what_it_is(twins: Site) -> None:
+def test_a_fork_says_what_it_is(early: float, twins: Site) -> None:
     listed = {row["name"]: row for row in twins.forkbed("list", "--json").json()}
     assert {name: row["fork_of"] for name, row in listed.items()} == dict.fromkeys(FORKS, NAME) | {NAME: ""}
     (root,) = twins.forkbed("tree", NAME, "--json").json()
@@ -76,7 +76,7 @@ def test_a_fork_says_what_it_is(twins: Site) -> None:
     below = {child["name"]: child for child in root["children"]}
     assert {fork: below[fork]["kind"] for fork in FORKS} == dict.fromkeys(FORKS, "fork")
     assert below["twin-1"]["note"] == "two of one"
-    assert below["early"]["kind"] == "snapshot"
+    assert (below["early"]["kind"], below["early"]["at"]) == ("snapshot", early)
     told = [event.attributes or {} for event in twins.events("system.forked")]
     assert [(event["fork"], event["account"]) for event in told[-2:]] == [(fork, "root") for fork in FORKS]
     assert f"fork {NAME} twin --count 2" in str(told[-1]["command"])
