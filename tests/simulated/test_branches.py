@@ -284,14 +284,15 @@ def test_expired_things_go_unless_something_needs_them(pair: Installation) -> No
 
 
 def test_long_chains_are_folded_by_themselves(pair: Installation) -> None:
-    for number in range(12):
-        write(pair, "pair", "ops", str(number))
-        assert succeeded(snapshot(pair, f"s{number}"))
-        assert succeeded(pair.ended(pair.controller.snapshot_delete("pair", f"s{number}", PERSON)))
-    pair.controller.supervisor.look()
-    pair.settle()
-    assert all(len(files) <= 8 for files in machine(pair, "pair", "ops").in_use.values())
-    assert held(pair, "pair", "ops") == ("11", "11")
+    for often in ("once", "again at once"):
+        for number in range(12):
+            write(pair, "pair", "ops", f"{often} {number}")
+            assert succeeded(snapshot(pair, f"s{number}"))
+            assert succeeded(pair.ended(pair.controller.snapshot_delete("pair", f"s{number}", PERSON)))
+        pair.controller.supervisor.look()
+        pair.settle()
+        assert all(len(files) <= 8 for files in machine(pair, "pair", "ops").in_use.values())
+        assert held(pair, "pair", "ops") == (f"{often} 11", f"{often} 11")
 
 
 Action = Callable[[Installation], object]

@@ -22,9 +22,8 @@ class Upkeep:
     def __init__(self, around: Surroundings, draw_operation_id: Callable[[], OperationId]) -> None:
         self._around = around
         self._draw_operation_id = draw_operation_id
-        self._not_before: dict[
-            str, float
-        ] = {}  # by what was last begun: a try that fails is not repeated at once
+        # By what was begun: its operation, and until when it is not tried again if it failed.
+        self._tries: dict[str, tuple[OperationId, float]] = {}
 
     def look(self) -> int:
         """Begin what is due; returns how many operations that were."""
@@ -55,7 +54,7 @@ class Upkeep:
     def _begin(self, kind: OperationKind, record: SystemRecord, goal: dict[str, object], reason: str) -> int:
         now = self._around.host.clock.now()
         key = f"{kind} {record.id} {goal}"
-        if now < self._not_before.get(key, 0.0):
+        if self._has_failed_lately(key, now):
             return 0
         operation = Operation(
             id=self._draw_operation_id(),
@@ -72,9 +71,16 @@ class Upkeep:
             self._around.store.submit(operation, lambda others: admit(kind, others)), Refuse
         ):
             return 0
-        self._not_before = {other: until for other, until in self._not_before.items() if until > now}
-        self._not_before[key] = now + _RETRY_AFTER_S
+        self._tries = {other: tried for other, tried in self._tries.items() if tried[1] > now}
+        self._tries[key] = operation.id, now + _RETRY_AFTER_S
         return 1
+
+    def _has_failed_lately(self, key: str, now: float) -> bool:
+        if key not in self._tries:
+            return False
+        operation_id, until = self._tries[key]
+        tried = self._around.store.operation(operation_id)
+        return now < until and tried is not None and tried.status is OperationStatus.FAILED
 
 
 def _volumes(record: SystemRecord) -> list[VolumeId]:
