@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 SHARED_PORTS = ("test_survival.py", "test_system.py")  # both publish the same ports of the real loopback
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything below this directory needs the real thing; tests that share a lab or a port share a worker."""
     for item in items:

@@ -25,6 +25,10 @@ def content(site: Site, files: Iterable[str]) -> Mapping[str, str]:
     }
 
 
+def longest(site: Site) -> int:
+    return max(len(chain) for chain in site.chains(NAME).values())
+
+
 def allocated_bytes(site: Site) -> int:
     return sum((site.volumes / name).stat().st_blocks * 512 for name in site.volume_files())
 
@@ -73,11 +77,13 @@ def test_rounds_of_snapshot_fork_write_delete_discard(site: Site) -> None:
         site.shell(MACHINE, f"echo {number} >/data/round; sync")
         site.forkbed("snapshot-delete", NAME, "before")
         site.forkbed("discard", "try")
-        site.await_idle()
-        assert max(len(chain) for chain in site.chains(NAME).values()) <= LONGEST
-        assert site.leaked() == set()
         sums = site.checksums(MACHINE, "/root", "/data")
+    site.await_that(lambda: longest(site) <= LONGEST, "what got too long is folded unasked")
+    site.await_idle()
+    assert site.leaked() == set()
+    assert site.checksums(MACHINE, "/root", "/data") == sums
     site.forkbed("fold", NAME)
+    assert longest(site) <= SHORTEST
     assert site.shell(MACHINE, "cat /data/round") == "4"
     assert site.checksums(MACHINE, "/root", "/data") == sums
     assert allocated_bytes(site) < allocated + 4 * 1024 * 1024
