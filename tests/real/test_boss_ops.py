@@ -131,3 +131,39 @@ def test_a_fork_holds_the_count_of_the_cut(boss_ops: Installation, tmp_path: Pat
     boss_ops.forkbed("discard", "rehearsal")
     boss_ops.forkbed("show", "rehearsal", status=3)
     assert ask("/count")["count"] == before + len(told)
+
+
+def in_database(boss_ops: Installation, statement: str) -> None:
+    boss_ops.exec("boss-ops/boss", "runuser", "-u", "postgres", "--", "psql", "-qc", statement, "experiments")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1500)
+def test_an_upgrade_loses_nothing_that_was_acknowledged(boss_ops: Installation, tmp_path: Path) -> None:
+    log = tmp_path / "client.log"
+    with writing_client(log):
+        boss_ops.await_that(lambda: len(answers(log)) >= 3, "the client writes")
+        steps = EXAMPLE / "upgrade.yaml"
+        boss_ops.forkbed("rehearse", "boss-ops", "--steps", steps, "--as", "projects", timeout_s=600)
+        rows = boss_ops.exec("projects/boss", "curl", "--silent", "--fail", INSIDE).json()
+        assert {row["project"] for row in rows} == {"main"}
+
+        in_database(boss_ops, "INSERT INTO experiments (id, name, owner) VALUES (0, 'orphan', 'nobody')")
+        failed = boss_ops.forkbed("promote", "projects", "--discard-attempt", status=None, timeout_s=600)
+        in_database(boss_ops, "DELETE FROM experiments WHERE id = 0")
+        assert failed.status != 0
+        assert "Migrate the database" in failed.err
+        since = len(answers(log))
+        boss_ops.await_that(lambda: len(answers(log)) > since, "the original answers again")
+        assert all("project" not in row for row in ask())
+
+        boss_ops.forkbed("promote", "projects", timeout_s=600)
+        since = len(answers(log))
+        boss_ops.await_that(lambda: len(answers(log)) > since, "the client goes on with the new generation")
+    acknowledged = {answer["id"] for answer in answers(log) if "id" in answer}
+    rows = ask()
+    assert len(acknowledged) > 6
+    assert acknowledged <= {row["id"] for row in rows if row["project"] == "main"}
+    files = boss_ops.exec("boss-ops/ops", "ls", "/proj/experiments/main").out.split()
+    assert {f"{number}.json" for number in acknowledged} <= set(files)
+    boss_ops.forkbed("discard", "projects")
