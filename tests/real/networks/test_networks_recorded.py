@@ -592,7 +592,7 @@ def test_a_recorder_that_was_killed_comes_back_by_itself(world: World) -> None:
     assert world.ensure(net, fork()[1][0]) == "changed"
     assert world.health() == {"net2": True}
     assert resolve(guest.path, "example.org") == (0, address)
-    assert sum("recorder.json" in line for line in run("ps -eo args").splitlines()) == 2, (
+    assert sum("net2/recorder.json" in line for line in run("ps -eo args").splitlines()) == 2, (
         "keeper and recorder"
     )
 
@@ -607,7 +607,9 @@ def test_intents_outlive_the_runtime_directory_and_go_with_the_network(world: Wo
     run("nft flush ruleset")
     run("rm -r /run/forkbed/networks/net2")
     for name in ("recorder.json", "dnsmasq.conf"):
-        for pid in [int(line.split()[0]) for line in run("ps -eo pid,args").splitlines() if name in line]:
+        for pid in [
+            int(line.split()[0]) for line in run("ps -eo pid,args").splitlines() if f"net2/{name}" in line
+        ]:
             os.kill(pid, signal.SIGKILL)
     run("ip netns delete fb-t1st-net2")
     (view,) = world.driver().networks()
