@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -44,7 +45,7 @@ SNAPSHOT = SnapshotSummary(
 )
 
 
-class FakeBranching:
+class FakeBranching(ABC):
     """Implements `BranchingApi` but for what the whole controller knows: its systems and operations.
 
     `roots` and `tried` are what `tree` and `intents` answer; tests fill them. Forks that are asked for appear
@@ -154,20 +155,20 @@ class FakeBranching:
                 Kind.NOT_FOUND, f"snapshot {name}", "there is none", f"`forkbed snapshots {system}`"
             )
 
-    def _summary(self) -> SystemSummary:
-        raise NotImplementedError
+    @abstractmethod
+    def _summary(self) -> SystemSummary: ...
 
-    def _system(self, name: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _system(self, name: str) -> None: ...
 
-    def _note(self, call: str, what: object) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _note(self, call: str, what: object) -> None: ...
 
+    @abstractmethod
     def _operation(
         self,
         kind: OperationKind,
         subject: str,
         request: Request,
         result: dict[str, object] | None = None,
-    ) -> Operation:
-        raise NotImplementedError
+    ) -> Operation: ...

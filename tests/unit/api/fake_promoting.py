@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -230,7 +231,7 @@ LOSS = OperationalError(
 )
 
 
-class FakePromoting:
+class FakePromoting(ABC):
     """Implements `PromotionApi` but for what the whole controller knows: its systems and operations.
 
     Tests change what is answered: `rehearsed`, `passes`, `difference`, `refusal`, `would_lose`, `attempts`
@@ -323,24 +324,25 @@ class FakePromoting:
         if all(name != rehearsal.name for rehearsal in self.rehearsed):
             raise OperationalError(Kind.NOT_FOUND, f"rehearsal {name}", "there is none of that name")
 
-    def operation(self, operation_id: str) -> OperationDetail:
-        raise NotImplementedError
+    @abstractmethod
+    def operation(self, operation_id: str) -> OperationDetail: ...
 
+    @abstractmethod
     def advance(
         self,
         operation_id: str,
         *,
         status: OperationStatus | None = None,
         error: OperationalError | None = None,
-    ) -> None:
-        raise NotImplementedError
+    ) -> None: ...
 
-    def _system(self, name: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _system(self, name: str) -> None: ...
 
-    def _note(self, call: str, what: object) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _note(self, call: str, what: object) -> None: ...
 
+    @abstractmethod
     def _operation(
         self,
         kind: OperationKind,
@@ -349,5 +351,4 @@ class FakePromoting:
         result: dict[str, object] | None = None,
         *,
         other_systems: tuple[SystemId, ...] = (),
-    ) -> Operation:
-        raise NotImplementedError
+    ) -> Operation: ...
