@@ -27,6 +27,14 @@ from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.progress import Cancelled
 from forkbed.ports.store import SystemRecord
 
+BRANCHING = (
+    OperationKind.SNAPSHOT,
+    OperationKind.SNAPSHOT_DELETE,
+    OperationKind.FORK,
+    OperationKind.ROLLBACK,
+    OperationKind.DISCARD,
+    OperationKind.FOLD,
+)
 Result = dict[str, object]
 
 

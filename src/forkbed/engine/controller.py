@@ -5,7 +5,6 @@ Thread-safe and synchronous. The HTTP API is a thin skin over it.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import ImageId, MachineId, OperationId
+from forkbed.base.ids import OperationId
 from forkbed.core.operations.records import (
     Event,
     Operation,
@@ -22,26 +21,16 @@ from forkbed.core.operations.records import (
 )
 from forkbed.core.rehearsals.records import Rehearsal
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.core.systems.goal import Goal, Wanted
-from forkbed.core.systems.planner import ALIVE, plan_system
 from forkbed.core.systems.spec import ResolvedMachine
-from forkbed.core.systems.status import restart_pending
 from forkbed.core.systems.view import Power, SystemView
-from forkbed.engine.acceptance import (
-    Acceptance,
-    Considered,
-    check_refusals,
-    describe_changes,
-    image_ids,
-    refusals,
-)
 from forkbed.engine.branch_requests import BranchRequests
-from forkbed.engine.branch_runner import BranchRunner
+from forkbed.engine.branch_runner import BRANCHING, BranchRunner
 from forkbed.engine.branching import ForkOptions, IntentView, SnapshotOptions, SnapshotSummary, TreeNode
 from forkbed.engine.description import Description
 from forkbed.engine.dispatcher import Dispatcher, RunToEnd
 from forkbed.engine.garbage import Garbage, take_back_unfinished
-from forkbed.engine.jobs import Jobs
+from forkbed.engine.image_requests import ImageRequests
+from forkbed.engine.jobs import JOBS, Jobs
 from forkbed.engine.life import with_progress
 from forkbed.engine.lineage import Lineage
 from forkbed.engine.observation import observe, observe_all
@@ -65,44 +54,19 @@ from forkbed.engine.requests import (
     SystemSummary,
     UpOptions,
 )
-from forkbed.engine.runner import GOAL, OperationRunner
-from forkbed.engine.sidecars import mend_sidecars, write_sidecars
+from forkbed.engine.runner import OperationRunner
+from forkbed.engine.sidecars import mend_sidecars
 from forkbed.engine.submission import Submission
 from forkbed.engine.supervisor import Supervisor
 from forkbed.engine.surroundings import Surroundings
+from forkbed.engine.system_requests import SystemRequests
 from forkbed.engine.upgrade_requests import UpgradeRequests
-from forkbed.engine.upgrade_runner import UpgradeRunner
+from forkbed.engine.upgrade_runner import UPGRADING, UpgradeRunner
 from forkbed.ports.guests import CommandChannel, CommandRequest, GuestAddress
 from forkbed.ports.hypervisor import ConsoleStream
 from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 from forkbed.ports.progress import Silence
-from forkbed.ports.store import Additions, RevisionRecord, SystemRecord
-
-_ACTION_WANTED = {
-    PowerAction.START: Wanted.RUNNING,
-    PowerAction.RESTART: Wanted.RUNNING,
-    PowerAction.RESUME: Wanted.RUNNING,
-    PowerAction.STOP: Wanted.STOPPED,
-    PowerAction.PAUSE: Wanted.PAUSED,
-}
-
-
-_BRANCHING = (
-    OperationKind.SNAPSHOT,
-    OperationKind.SNAPSHOT_DELETE,
-    OperationKind.ROLLBACK,
-    OperationKind.FORK,
-    OperationKind.DISCARD,
-    OperationKind.FOLD,
-)
-
-_UPGRADING = (
-    OperationKind.REHEARSE,
-    OperationKind.PROMOTE,
-    OperationKind.REVERT,
-    OperationKind.MAINTENANCE,
-    OperationKind.DIFF,
-)
+from forkbed.ports.store import SystemRecord
 
 log = structlog.get_logger(__name__)
 
@@ -113,21 +77,17 @@ class Controller:
     def __init__(self, around: Surroundings, options: Options) -> None:
         self._around = around
         self._options = options
-        self._acceptance = Acceptance(around.host, around.store, options)
         self._description = Description(around.host, around.store)
         self._garbage = Garbage(around.host, around.store, around.accepting)
         jobs = Jobs(around)
         runs: dict[OperationKind, RunToEnd] = dict.fromkeys(OperationKind, self._run_on_system)
-        for kind in (
-            OperationKind.IMAGE_BUILD,
-            OperationKind.IMAGE_IMPORT,
-            OperationKind.GARBAGE_COLLECTION,
-        ):
-            runs[kind] = jobs.run
-        runs |= dict.fromkeys(_BRANCHING, self._run_branching)
-        runs |= dict.fromkeys(_UPGRADING, self._run_upgrade)
+        runs |= dict.fromkeys(JOBS, jobs.run)
+        runs |= dict.fromkeys(BRANCHING, self._run_branching)
+        runs |= dict.fromkeys(UPGRADING, self._run_upgrade)
         self.dispatcher = Dispatcher(around, runs)
         self._submission = Submission(around, options, self.dispatcher)
+        self._systems = SystemRequests(around, options, self._submission)
+        self._images = ImageRequests(around, self._submission)
         self._branches = BranchRequests(around, options, self._submission)
         self._upgrades = UpgradeRequests(around, options, self._submission, self._branches)
         self._lineage = Lineage(around.host, around.store, self._description)
@@ -168,110 +128,21 @@ class Controller:
 
     def plan(self, bundle: ManifestBundle, options: UpOptions) -> PlanView:
         """What `up` would do with this manifest and these options; changes nothing."""
-        considered = self._acceptance.consider(bundle)
-        view = SystemView()
-        if considered.before is not None:
-            view = observe(self._around.host, self._around.store, considered.before.id)
-        goal = self._up_goal(considered, options, view)
-        plan = plan_system(considered.resolved, goal, view)
-        return PlanView(
-            system=considered.spec.name,
-            revision=considered.resolved.revision,
-            is_new_revision=considered.is_new,
-            changes=considered.changes,
-            steps=tuple(planned.key for planned in plan.steps),
-            refusals=tuple(refusals(considered, options)),
-            pending_restarts=tuple(
-                machine.name
-                for machine in considered.resolved.machines
-                if not options.restart and restart_pending(considered.resolved, machine, view)
-            ),
-        )
+        return self._systems.plan(bundle, options)
 
     def up(self, bundle: ManifestBundle, options: UpOptions, request: Request) -> Operation:
         """Accept the manifest as a revision, if it differs, and bring the system to it."""
-        # two people at once: the second is considered against what the first has stored
-        with self._around.accepting:
-            earlier = self._submission.same_request(request)
-            if earlier is not None:
-                return earlier
-            considered = self._acceptance.consider(bundle)
-            self._submission.check_match(considered.before, considered.spec.name, request)
-            check_refusals(considered, options)
-            view = observe(self._around.host, self._around.store, considered.resolved.id)
-            goal = self._up_goal(considered, options, view)
-            now = self._around.host.clock.now()
-            record = SystemRecord(
-                id=considered.resolved.id,
-                name=considered.spec.name,
-                resolved=considered.resolved,
-                wanted=considered.before.wanted if considered.before else {},
-                up=considered.before.up if considered.before else False,
-                created_at=considered.before.created_at if considered.before else now,
-                changed_at=now,
-            )
-            revision = self._revision(considered, request, now) if considered.is_new else None
-            operation = self._submit(OperationKind.UP, record, record.name, goal, request, revision=revision)
-            if revision is not None:
-                write_sidecars(self._around.host, self._around.store, record)
-            return operation
+        return self._systems.up(bundle, options, request)
 
     def down(self, system: str, *, delete: bool, request: Request) -> Operation:
         """Stop the system's machines and remove its networks; with `delete` all of it, data included."""
-        earlier = self._submission.same_request(request)
-        if earlier is not None:
-            return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
-        wanted = {machine.name: Wanted.STOPPED for machine in record.resolved.machines}
-        goal = Goal(wanted, networks=False, delete=delete)
-        return self._submit(OperationKind.DOWN, record, record.name, goal, request)
+        return self._systems.down(system, delete=delete, request=request)
 
     def power(
         self, system: str, machines: tuple[str, ...], action: PowerAction, *, force: bool, request: Request
     ) -> Operation:
         """Start, stop, restart, pause or resume the named machines, or all for an empty tuple."""
-        earlier = self._submission.same_request(request)
-        if earlier is not None:
-            return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
-        chosen = [self._submission.machine(record, name) for name in machines] or list(
-            record.resolved.machines
-        )
-        view = observe(self._around.host, self._around.store, record.id)
-        self._check_power(record, chosen, action, view)
-        wanted = {machine.name: _ACTION_WANTED[action] for machine in chosen}
-        boots: dict[MachineId, str] = {}
-        if action is PowerAction.RESTART:
-            boots = {m.id: view.machine(m.id).boot_id for m in chosen if view.machine(m.id).boot_id}
-        goal = Goal(
-            wanted,
-            networks=record.up or action in (PowerAction.START, PowerAction.RESTART),
-            end_boots=boots,
-            stop_timeout_s=0.0 if force else 60.0,
-        )
-        subject = record.name if not machines else f"{record.name}/{','.join(machines)}"
-        return self._submit(OperationKind.POWER, record, subject, goal, request)
-
-    def _check_power(
-        self,
-        record: SystemRecord,
-        chosen: Sequence[ResolvedMachine],
-        action: PowerAction,
-        view: SystemView,
-    ) -> None:
-        """Only what runs can be paused or resumed."""
-        if action not in (PowerAction.PAUSE, PowerAction.RESUME):
-            return
-        off = [machine.name for machine in chosen if view.machine(machine.id).power not in ALIVE]
-        if off:
-            raise OperationalError(
-                Kind.CONFLICT,
-                f"system {record.name}",
-                f"cannot {action} what does not run: {', '.join(off)}",
-                f"`forkbed start {record.name}` starts it",
-            )
+        return self._systems.power(system, machines, action, force=force, request=request)
 
     def systems(self) -> Sequence[SystemSummary]:
         """All systems by name."""
@@ -437,30 +308,12 @@ class Controller:
         return self._around.host.images.resolve(ref)
 
     def image_remove(self, ref: str, request: Request) -> None:
-        """Remove an image that no revision in force stands on."""
-        with self._around.accepting:  # a manifest that is being accepted may name it
-            image = self._around.host.images.resolve(ref)
-            in_use = {
-                image_id for record in self._around.store.systems() for image_id in image_ids(record.resolved)
-            }
-            in_use |= {
-                image_id
-                for snapshot in self._around.store.snapshots()
-                for image_id in image_ids(snapshot.resolved)
-            }
-            in_use |= {
-                ImageId(volume.backing) for volume in self._around.host.volumes.volumes() if volume.backing
-            }
-            self._around.host.images.remove(image.id, in_use)
-        self._submission.tell("image.removed", ref, request)
+        """Remove an image that nothing stands on."""
+        self._images.remove(ref, request)
 
     def image_tag(self, ref: str, name: str, request: Request) -> TagMove:
         """Make `NAME:CHANNEL` point at an image."""
-        image = self._around.host.images.resolve(ref)
-        now = self._around.host.clock.now()
-        move = self._around.host.images.tag(image.id, name, request.requester.account, now)
-        self._submission.tell("image.tagged", move.name, request)
-        return move
+        return self._images.tag(ref, name, request)
 
     def image_history(self, name: str) -> Sequence[TagMove]:
         """Every move of a name with its channel, or of all channels of a name, oldest first."""
@@ -468,19 +321,11 @@ class Controller:
 
     def image_build(self, bundle: RecipeBundle, request: Request) -> Operation:
         """Build an image from a recipe."""
-        contents = self._around.host.contents
-        with self._around.accepting:
-            goal: dict[str, object] = {
-                "file_name": bundle.file_name,
-                "text": bundle.text,
-                "files": {path: contents.put(data) for path, data in bundle.files.items()},
-            }
-            return self._submission.submit(OperationKind.IMAGE_BUILD, None, bundle.file_name, goal, request)
+        return self._images.build(bundle, request)
 
     def image_import(self, path: Path, name: str, request: Request) -> Operation:
         """Take over an uploaded temporary file: the operation removes it, whatever its end."""
-        goal: dict[str, object] = {"path": str(path), "name": name}
-        return self._submission.submit(OperationKind.IMAGE_IMPORT, None, name, goal, request)
+        return self._images.take_over(path, name, request)
 
     def image_export(self, ref: str, format: str, target: Path) -> None:  # noqa: A002
         """Write the image to `target`, which does not exist yet, as "qcow2" or "raw"."""
@@ -543,60 +388,3 @@ class Controller:
             f"does not run: it is {power}",
             f"`forkbed {action} {name}`",
         )
-
-    def _up_goal(self, considered: Considered, options: UpOptions, view: SystemView) -> Goal:
-        """Everything running; what gives up data by name is also restarted, or the old disk stays in use."""
-        given_up = {name.partition("/")[0] for name in options.destroy}
-        losing = {change.subject.removeprefix("machine ") for change in considered.changes if change.loses}
-        boots = {
-            machine.id: boot_id
-            for machine in considered.resolved.machines
-            if machine.name in given_up & losing and (boot_id := view.machine(machine.id).boot_id)
-        }
-        return Goal(
-            {machine.name: Wanted.RUNNING for machine in considered.resolved.machines},
-            may_restart=options.restart,
-            may_destroy=options.destroy,
-            end_boots=boots,
-        )
-
-    def _revision(self, considered: Considered, request: Request, now: float) -> RevisionRecord:
-        """The record of an accepted manifest; its files and secrets are stored when this returns."""
-        contents = self._around.host.contents
-        files = {path: contents.put(data) for path, data in considered.bundle.files.items()}
-        for data in considered.parsed.files.values():
-            contents.put(data)
-        for machine in considered.spec.machines:
-            for secret in machine.secrets:
-                contents.put_secret(secret.version, considered.parsed.secrets[secret.name])
-        return RevisionRecord(
-            system_id=considered.resolved.id,
-            number=considered.resolved.revision,
-            accepted_at=now,
-            requester=request.requester,
-            file_name=considered.bundle.file_name,
-            text=considered.bundle.text,
-            variables=considered.bundle.variables,
-            files=files,
-            digest=hashlib.sha256(considered.bundle.text.encode()).hexdigest()[:16],
-            spec=considered.spec,
-            resolved=considered.resolved,
-            changes=describe_changes(considered.changes),
-        )
-
-    def _submit(
-        self,
-        kind: OperationKind,
-        record: SystemRecord,
-        subject: str,
-        goal: Goal,
-        request: Request,
-        *,
-        revision: RevisionRecord | None = None,
-    ) -> Operation:
-        additions = Additions(
-            systems=(record,) if kind is OperationKind.UP else (),
-            revisions=(revision,) if revision is not None else (),
-        )
-        document = GOAL.dump_python(goal, mode="json")
-        return self._submission.submit(kind, record.id, subject, document, request, additions=additions)

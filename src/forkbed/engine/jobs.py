@@ -24,6 +24,7 @@ from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.images import RecipeBundle
 from forkbed.ports.progress import Cancelled, Progress
 
+JOBS = (OperationKind.IMAGE_BUILD, OperationKind.IMAGE_IMPORT, OperationKind.GARBAGE_COLLECTION)
 Work = Callable[[Operation, Progress], dict[str, object]]
 
 

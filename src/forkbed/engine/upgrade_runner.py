@@ -17,6 +17,13 @@ from forkbed.engine.reversion import Reversion
 from forkbed.engine.surroundings import Surroundings
 from forkbed.engine.upgrade_goals import MAINTENANCE_GOAL
 
+UPGRADING = (
+    OperationKind.REHEARSE,
+    OperationKind.PROMOTE,
+    OperationKind.REVERT,
+    OperationKind.MAINTENANCE,
+    OperationKind.DIFF,
+)
 Result = dict[str, object]
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from pydantic import TypeAdapter
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import DrawId, InstallationId, MachineId, OperationId, RehearsalId, SnapshotId, SystemId
@@ -27,24 +26,15 @@ from forkbed.core.operations.records import (
     Event,
     JournalEntry,
     Operation,
-    OperationKind,
     OperationStatus,
-    Requester,
     StepStatus,
 )
 from forkbed.core.operations.rules import Refuse
 from forkbed.core.rehearsals.records import Rehearsal
 from forkbed.core.snapshots.records import Snapshot
-from forkbed.core.systems.goal import Wanted
-from forkbed.core.systems.spec import ResolvedSystem
 from forkbed.ports.store import NOTHING, Additions, Admission, ReadyMark, RevisionRecord, SystemRecord
-from forkbed.store import schema
+from forkbed.store import rows, schema
 
-_RESOLVED = TypeAdapter(ResolvedSystem)
-_WANTED = TypeAdapter(dict[str, Wanted])
-_REVISION = TypeAdapter(RevisionRecord)
-_SNAPSHOT = TypeAdapter(Snapshot)
-_REHEARSAL = TypeAdapter(Rehearsal)
 _ACTIVE = [OperationStatus.QUEUED, OperationStatus.RUNNING, OperationStatus.CANCELLING]
 
 
@@ -106,14 +96,14 @@ class Database:
     def systems(self) -> Sequence[SystemRecord]:
         """All systems by name."""
         with self._read() as connection:
-            rows = connection.execute(sa.select(schema.systems).order_by(schema.systems.c.name))
-            return [_system(row) for row in rows]
+            found = connection.execute(sa.select(schema.systems).order_by(schema.systems.c.name))
+            return [rows.system_record(row) for row in found]
 
     def system(self, name: str) -> SystemRecord | None:
         """The system of that name."""
         with self._read() as connection:
             row = connection.execute(sa.select(schema.systems).where(schema.systems.c.name == name)).first()
-        return _system(row) if row else None
+        return rows.system_record(row) if row else None
 
     def system_by_id(self, system_id: SystemId) -> SystemRecord | None:
         """The system of that id."""
@@ -121,19 +111,19 @@ class Database:
             row = connection.execute(
                 sa.select(schema.systems).where(schema.systems.c.id == system_id)
             ).first()
-        return _system(row) if row else None
+        return rows.system_record(row) if row else None
 
     def save_system(self, system: SystemRecord) -> None:
         """Store the system as it is now."""
         with self._write() as connection:
-            _save_system(connection, system)
+            rows.save_system(connection, system)
 
     def replace_systems(self, systems: Sequence[SystemRecord], revision: RevisionRecord) -> None:
         """Store the systems with the revision that made them so."""
         with self._write() as connection:
             for system in systems:
-                _save_system(connection, system)
-            _insert_revision(connection, revision)
+                rows.save_system(connection, system)
+            rows.insert_revision(connection, revision)
 
     def delete_system(self, system_id: SystemId) -> None:
         """Forget a system; its operations and events stay."""
@@ -143,7 +133,7 @@ class Database:
             ).first()
             if row is None:
                 return
-            machines = [machine.id for machine in _system(row).resolved.machines]
+            machines = [machine.id for machine in rows.system_record(row).resolved.machines]
             marks = schema.ready_marks
             connection.execute(sa.delete(marks).where(marks.c.machine_id.in_(machines)))
             connection.execute(sa.delete(schema.systems).where(schema.systems.c.id == system_id))
@@ -153,7 +143,7 @@ class Database:
         table = schema.revisions
         query = sa.select(table.c.document).where(table.c.system_id == system_id).order_by(table.c.number)
         with self._read() as connection:
-            return [_REVISION.validate_json(row.document) for row in connection.execute(query)]
+            return [rows.REVISION.validate_json(row.document) for row in connection.execute(query)]
 
     # operations
 
@@ -167,12 +157,13 @@ class Database:
         table = schema.operations
         with self._write() as connection:
             if operation.idempotency_key is not None:
-                earlier = _of_request(connection, operation.requester.uid, operation.idempotency_key)
+                earlier = rows.of_request(connection, operation.requester.uid, operation.idempotency_key)
                 if earlier is not None:
                     return earlier
             if operation.systems:
                 active = map(
-                    _operation, connection.execute(sa.select(table).where(table.c.status.in_(_ACTIVE)))
+                    rows.operation_record,
+                    connection.execute(sa.select(table).where(table.c.status.in_(_ACTIVE))),
                 )
                 answer = admission([other for other in active if other.systems & operation.systems])
                 if isinstance(answer, Refuse):
@@ -183,16 +174,16 @@ class Database:
                     .values(status=OperationStatus.CANCELLING)
                 )
             for system in additions.systems:
-                _refuse_taken_system(connection, system)
-                _save_system(connection, system)
+                rows.refuse_taken_system(connection, system)
+                rows.save_system(connection, system)
             for revision in additions.revisions:
-                _insert_revision(connection, revision)
+                rows.insert_revision(connection, revision)
             if additions.snapshot is not None:
-                _refuse_taken_snapshot(connection, additions.snapshot)
-                _save_snapshot(connection, additions.snapshot)
+                rows.refuse_taken_snapshot(connection, additions.snapshot)
+                rows.save_snapshot(connection, additions.snapshot)
             if additions.rehearsal is not None:
-                _save_rehearsal(connection, additions.rehearsal)
-            connection.execute(sa.insert(table).values(**_operation_values(operation)))
+                rows.save_rehearsal(connection, additions.rehearsal)
+            connection.execute(sa.insert(table).values(**rows.operation_values(operation)))
         return operation
 
     def operation(self, operation_id: OperationId) -> Operation | None:
@@ -200,12 +191,12 @@ class Database:
         table = schema.operations
         with self._read() as connection:
             row = connection.execute(sa.select(table).where(table.c.id == operation_id)).first()
-        return _operation(row) if row else None
+        return rows.operation_record(row) if row else None
 
     def operation_of_request(self, uid: int, idempotency_key: str) -> Operation | None:
         """The operation of the request with that key."""
         with self._read() as connection:
-            return _of_request(connection, uid, idempotency_key)
+            return rows.of_request(connection, uid, idempotency_key)
 
     def operations(
         self, *, system_id: SystemId | None = None, active_only: bool = False, limit: int = 100
@@ -219,7 +210,7 @@ class Database:
         if active_only:
             query = query.where(table.c.status.in_(_ACTIVE))
         with self._read() as connection:
-            return [_operation(row) for row in connection.execute(query)]
+            return [rows.operation_record(row) for row in connection.execute(query)]
 
     def set_status(
         self,
@@ -234,7 +225,7 @@ class Database:
         table = schema.operations
         with self._write() as connection:
             row = connection.execute(sa.select(table).where(table.c.id == operation_id)).one()
-            before = _operation(row)
+            before = rows.operation_record(row)
             cancelling = before.status is OperationStatus.CANCELLING
             if before.status.ended or (cancelling and not status.ended):
                 return before
@@ -244,7 +235,7 @@ class Database:
             if status.ended:
                 after = replace(after, ended_at=at)
             connection.execute(
-                sa.update(table).where(table.c.id == operation_id).values(**_operation_values(after))
+                sa.update(table).where(table.c.id == operation_id).values(**rows.operation_values(after))
             )
         return after
 
@@ -300,7 +291,7 @@ class Database:
         table = schema.journal
         query = sa.select(table).where(table.c.operation_id == operation_id).order_by(table.c.sequence)
         with self._read() as connection:
-            return [_journal_entry(row) for row in connection.execute(query)]
+            return [rows.journal_entry(row) for row in connection.execute(query)]
 
     # snapshots
 
@@ -311,7 +302,7 @@ class Database:
         if system_id is not None:
             query = query.where(table.c.system_id == system_id)
         with self._read() as connection:
-            return [_SNAPSHOT.validate_json(row.document) for row in connection.execute(query)]
+            return [rows.SNAPSHOT.validate_json(row.document) for row in connection.execute(query)]
 
     def snapshot(self, snapshot_id: SnapshotId) -> Snapshot | None:
         """The snapshot of that id."""
@@ -319,12 +310,12 @@ class Database:
         query = sa.select(table.c.document).where(table.c.id == snapshot_id)
         with self._read() as connection:
             document = connection.execute(query).scalar()
-        return _SNAPSHOT.validate_json(document) if document is not None else None
+        return rows.SNAPSHOT.validate_json(document) if document is not None else None
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Store the snapshot as it is now."""
         with self._write() as connection:
-            _save_snapshot(connection, snapshot)
+            rows.save_snapshot(connection, snapshot)
 
     def delete_snapshot(self, snapshot_id: SnapshotId) -> None:
         """Forget the snapshot."""
@@ -340,7 +331,7 @@ class Database:
         if system_id is not None:
             query = query.where(table.c.system_id == system_id)
         with self._read() as connection:
-            return [_REHEARSAL.validate_json(row.document) for row in connection.execute(query)]
+            return [rows.REHEARSAL.validate_json(row.document) for row in connection.execute(query)]
 
     def rehearsal(self, rehearsal_id: RehearsalId) -> Rehearsal | None:
         """The rehearsal of that id."""
@@ -348,12 +339,12 @@ class Database:
         query = sa.select(table.c.document).where(table.c.id == rehearsal_id)
         with self._read() as connection:
             document = connection.execute(query).scalar()
-        return _REHEARSAL.validate_json(document) if document is not None else None
+        return rows.REHEARSAL.validate_json(document) if document is not None else None
 
     def save_rehearsal(self, rehearsal: Rehearsal) -> None:
         """Store the rehearsal as it is now."""
         with self._write() as connection:
-            _save_rehearsal(connection, rehearsal)
+            rows.save_rehearsal(connection, rehearsal)
 
     # events and ready marks
 
@@ -381,7 +372,7 @@ class Database:
         if system:
             query = query.where(table.c.system == system)
         with self._read() as connection:
-            return [_event(row) for row in connection.execute(query)]
+            return [rows.event_record(row) for row in connection.execute(query)]
 
     def last_event(self) -> int:
         """The greatest sequence given so far."""
@@ -401,8 +392,8 @@ class Database:
     def ready_marks(self) -> Mapping[MachineId, ReadyMark]:
         """The last boot of each machine that passed."""
         with self._read() as connection:
-            rows = connection.execute(sa.select(schema.ready_marks))
-            return {MachineId(row.machine_id): ReadyMark(row.boot_id, row.digest) for row in rows}
+            found = connection.execute(sa.select(schema.ready_marks))
+            return {MachineId(row.machine_id): ReadyMark(row.boot_id, row.digest) for row in found}
 
 
 def _prepare_connection(raw: object, _record: object, *, durable: bool) -> None:
@@ -433,178 +424,3 @@ def _installation_id(connection: Connection, draw_id: DrawId) -> InstallationId:
         stored = draw_id(4)
         connection.execute(sa.insert(schema.installation).values(id=stored))
     return InstallationId(stored)
-
-
-def _save_system(connection: Connection, system: SystemRecord) -> None:
-    values = {
-        "name": system.name,
-        "resolved": _RESOLVED.dump_json(system.resolved).decode(),
-        "wanted": _WANTED.dump_json(dict(system.wanted)).decode(),
-        "up": system.up,
-        "created_at": system.created_at,
-        "changed_at": system.changed_at,
-        "message": system.message,
-        "expires_at": system.expires_at,
-        "generation": system.generation,
-        "maintenance": system.maintenance,
-        "kept_of": system.kept_of,
-        "kept_at": system.kept_at,
-    }
-    connection.execute(
-        upsert(schema.systems)
-        .values(id=system.id, **values)
-        .on_conflict_do_update(index_elements=["id"], set_=values)
-    )
-
-
-def _insert_revision(connection: Connection, revision: RevisionRecord) -> None:
-    connection.execute(
-        sa.insert(schema.revisions).values(
-            system_id=revision.system_id,
-            number=revision.number,
-            document=_REVISION.dump_json(revision).decode(),
-        )
-    )
-
-
-def _save_snapshot(connection: Connection, snapshot: Snapshot) -> None:
-    values = {
-        "system_id": snapshot.system_id,
-        "name": snapshot.name,
-        "created_at": snapshot.created_at,
-        "document": _SNAPSHOT.dump_json(snapshot).decode(),
-    }
-    connection.execute(
-        upsert(schema.snapshots)
-        .values(id=snapshot.id, **values)
-        .on_conflict_do_update(index_elements=["id"], set_=values)
-    )
-
-
-def _save_rehearsal(connection: Connection, rehearsal: Rehearsal) -> None:
-    values = {
-        "system_id": rehearsal.system_id,
-        "created_at": rehearsal.created_at,
-        "document": _REHEARSAL.dump_json(rehearsal).decode(),
-    }
-    connection.execute(
-        upsert(schema.rehearsals)
-        .values(id=rehearsal.id, **values)
-        .on_conflict_do_update(index_elements=["id"], set_=values)
-    )
-
-
-def _refuse_taken_system(connection: Connection, system: SystemRecord) -> None:
-    table = schema.systems
-    query = sa.select(table.c.id).where(table.c.name == system.name, table.c.id != system.id)
-    if connection.execute(query).first() is not None:
-        raise OperationalError(
-            Kind.CONFLICT, f"system {system.name}", "exists already", "choose another name"
-        )
-
-
-def _refuse_taken_snapshot(connection: Connection, snapshot: Snapshot) -> None:
-    table = schema.snapshots
-    query = sa.select(table.c.id).where(
-        table.c.system_id == snapshot.system_id, table.c.name == snapshot.name, table.c.id != snapshot.id
-    )
-    if connection.execute(query).first() is not None:
-        raise OperationalError(
-            Kind.CONFLICT,
-            f"snapshot {snapshot.resolved.name}@{snapshot.name}",
-            "exists already",
-            "choose another name, or delete that one first",
-        )
-
-
-def _system(row: Row[tuple[object, ...]]) -> SystemRecord:
-    return SystemRecord(
-        id=SystemId(row.id),
-        name=row.name,
-        resolved=_RESOLVED.validate_json(row.resolved),
-        wanted=_WANTED.validate_json(row.wanted),
-        up=row.up,
-        created_at=row.created_at,
-        changed_at=row.changed_at,
-        message=row.message,
-        expires_at=row.expires_at,
-        generation=row.generation,
-        maintenance=row.maintenance,
-        kept_of=SystemId(row.kept_of) if row.kept_of is not None else None,
-        kept_at=row.kept_at,
-    )
-
-
-def _of_request(connection: Connection, uid: int, idempotency_key: str) -> Operation | None:
-    table = schema.operations
-    row = connection.execute(
-        sa.select(table).where(table.c.uid == uid, table.c.idempotency_key == idempotency_key)
-    ).first()
-    return _operation(row) if row else None
-
-
-def _operation_values(operation: Operation) -> dict[str, object]:
-    return {
-        "id": operation.id,
-        "kind": operation.kind,
-        "system_id": operation.system_id,
-        "subject": operation.subject,
-        "goal": json.dumps(operation.goal),
-        "uid": operation.requester.uid,
-        "account": operation.requester.account,
-        "command": operation.requester.command,
-        "status": operation.status,
-        "created_at": operation.created_at,
-        "started_at": operation.started_at,
-        "ended_at": operation.ended_at,
-        "error": json.dumps(operation.error) if operation.error is not None else None,
-        "result": json.dumps(operation.result) if operation.result is not None else None,
-        "idempotency_key": operation.idempotency_key,
-        "other_systems": json.dumps(operation.other_systems),
-    }
-
-
-def _operation(row: Row[tuple[object, ...]]) -> Operation:
-    return Operation(
-        id=OperationId(row.id),
-        kind=OperationKind(row.kind),
-        system_id=SystemId(row.system_id) if row.system_id is not None else None,
-        subject=row.subject,
-        goal=json.loads(row.goal),
-        requester=Requester(row.uid, row.account, row.command),
-        status=OperationStatus(row.status),
-        created_at=row.created_at,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        error=json.loads(row.error) if row.error is not None else None,
-        result=json.loads(row.result) if row.result is not None else None,
-        idempotency_key=row.idempotency_key,
-        other_systems=tuple(json.loads(row.other_systems)),
-    )
-
-
-def _journal_entry(row: Row[tuple[object, ...]]) -> JournalEntry:
-    return JournalEntry(
-        sequence=row.sequence,
-        operation_id=OperationId(row.operation_id),
-        key=row.key,
-        verb=row.verb,
-        subject=row.subject,
-        host=row.host,
-        status=StepStatus(row.status),
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        message=row.message,
-    )
-
-
-def _event(row: Row[tuple[object, ...]]) -> Event:
-    return Event(
-        sequence=row.sequence,
-        at=row.at,
-        kind=row.kind,
-        system=row.system,
-        machine=row.machine,
-        operation_id=row.operation_id,
-        attributes=json.loads(row.attributes),
-    )
