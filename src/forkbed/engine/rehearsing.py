@@ -9,7 +9,8 @@ from forkbed.base.errors import OperationalError
 from forkbed.core.diffs.records import MachineDifference
 from forkbed.core.diffs.rules import Selection
 from forkbed.core.diffs.systems import SystemDifference, summary
-from forkbed.core.rehearsals.records import FreezePrediction, Rehearsal, RehearsalStatus
+from forkbed.core.rehearsals.prediction import predict_freeze
+from forkbed.core.rehearsals.records import Rehearsal, RehearsalStatus
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.engine.comparing import Comparison
 from forkbed.engine.cutting import drop_snapshot
@@ -22,7 +23,6 @@ from forkbed.engine.upgrade_goals import REHEARSE_GOAL, RehearseGoal
 from forkbed.ports.progress import Cancelled
 from forkbed.ports.store import SystemRecord
 
-_SWITCH_S = 1.5  # networks change hands; measured, and hardly depending on the system
 _INTENTS = 10_000
 _LISTED = 200
 
@@ -93,7 +93,9 @@ class Rehearsing:
         records = [self._forking.record(fork_id) for fork_id in self._goal.forks]
         first, *others = records
         rehearsal = self._try(rehearsal, first, self._label(first, records))
-        rehearsal = replace(rehearsal, prediction=self._predict(snapshot, rehearsal))
+        journal = self._store.journal(self._life.operation.id)
+        prediction = predict_freeze(journal, rehearsal.outcomes, rehearsal.checks)
+        rehearsal = replace(rehearsal, prediction=prediction)
         self._save(rehearsal)
         for other in others:
             self._replay(other, rehearsal, self._label(other, records))
@@ -143,28 +145,6 @@ class Rehearsing:
         return sum(
             len(self._host.recorder.intents(network.id, after=0, limit=_INTENTS))
             for network in record.resolved.networks
-        )
-
-    def _predict(self, snapshot: Snapshot, rehearsal: Rehearsal) -> FreezePrediction:
-        """From what this rehearsal took: a promotion does the same, with the original standing still."""
-        journal = self._store.journal(self._life.operation.id)
-
-        def longest(verb: str) -> float:
-            return max(
-                (
-                    entry.ended_at - entry.started_at
-                    for entry in journal
-                    if entry.verb == verb and entry.ended_at
-                ),
-                default=0.0,
-            )
-
-        return FreezePrediction(
-            cut_s=longest("cut") + longest("keep"),
-            restore_s=longest("restore") + longest("ready"),
-            steps_s=sum(outcome.took_s for outcome in rehearsal.outcomes),
-            checks_s=sum(check.took_s for check in rehearsal.checks),
-            switch_s=_SWITCH_S,
         )
 
     def _label(self, record: SystemRecord, records: Sequence[SystemRecord]) -> str:
