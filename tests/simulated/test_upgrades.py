@@ -12,6 +12,7 @@ from forkbed.core.operations.records import Operation, OperationStatus
 from forkbed.core.systems.spec import UplinkKind
 from forkbed.core.systems.view import Power
 from forkbed.engine.promoting import DiffOptions, PromoteOptions, RehearseOptions, StepsBundle
+from forkbed.engine.requests import PowerAction
 from tests.simulated.installation import PERSON, TWO_MACHINES, Died, Installation, distinct, succeeded
 from tests.simulated.test_branches import held, machine, write
 
@@ -161,8 +162,19 @@ def test_a_changed_manifest_is_rehearsed_anew(pair: Installation) -> None:
 
 def test_a_freeze_that_takes_too_long_is_refused_or_given_up(pair: Installation) -> None:
     rehearse(pair)
-    with pytest.raises(OperationalError, match="are allowed"):
+    with pytest.raises(OperationalError, match="are allowed") as refused:
         promote(pair, PromoteOptions(max_freeze_s=0.001))
+    assert "--max-freeze" in refused.value.remedy
+    plan = pair.controller.promotion_plan("try", PromoteOptions(max_freeze_s=0.001))
+    assert plan.refusal and plan.remedy == refused.value.remedy
+
+
+def test_a_system_that_does_not_run_is_started_not_rehearsed_again(pair: Installation) -> None:
+    rehearse(pair)
+    pair.power("pair", PowerAction.STOP)
+    with pytest.raises(OperationalError, match="no machine of the system runs") as refused:
+        promote(pair)
+    assert refused.value.remedy == "`forkbed start pair` first"
 
 
 def test_a_revert_refuses_to_lose_writes(pair: Installation) -> None:

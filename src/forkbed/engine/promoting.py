@@ -44,6 +44,7 @@ class PromotionPlan:
     steps: tuple[str, ...]
     prediction: FreezePrediction
     refusal: str  # why it would be refused; "" if it would not
+    remedy: str = ""  # what to do about a refusal
 
 
 @dataclass(frozen=True, slots=True)

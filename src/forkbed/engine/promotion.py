@@ -14,9 +14,10 @@ from dataclasses import replace
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import SnapshotId
-from forkbed.core.rehearsals.records import Rehearsal, promotion_refusal
+from forkbed.core.rehearsals.records import Rehearsal
+from forkbed.core.rehearsals.refusals import promotion_refusal
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
-from forkbed.core.systems.generations import exchange, exchange_refusal
+from forkbed.core.systems.generations import exchange
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.engine.cutting import complete_snapshot, cut_system, drop_snapshot, take_back
 from forkbed.engine.forking import Forking
@@ -82,14 +83,9 @@ class Promotion:
             raise
 
     def _refuse(self, live: SystemRecord, rehearsal: Rehearsal) -> None:
-        refusal = promotion_refusal(rehearsal, live.resolved) or exchange_refusal(live.resolved)
-        if refusal:
-            raise OperationalError(
-                Kind.CONFLICT,
-                f"rehearsal {rehearsal.name}",
-                f"may not be promoted: {refusal}",
-                "rehearse again",
-            )
+        refusal = promotion_refusal(rehearsal, live.resolved)
+        if refusal is not None:
+            raise refusal.error(rehearsal.name)
 
     def _replay_on_cut(self, live: SystemRecord, snapshot: Snapshot, rehearsal: Rehearsal) -> None:
         limit_s = self._goal.max_freeze_s

@@ -14,9 +14,9 @@ from forkbed.core.rehearsals.records import (
     Rehearsal,
     RehearsalStatus,
     declaration_digest,
-    promotion_refusal,
 )
-from forkbed.core.systems.generations import exchange_refusal, kept_name
+from forkbed.core.rehearsals.refusals import Refusal, asleep_refusal, freeze_refusal, promotion_refusal
+from forkbed.core.systems.generations import kept_name
 from forkbed.core.systems.goal import Wanted
 from forkbed.core.systems.planner import ALIVE
 from forkbed.engine.branch_requests import BranchRequests
@@ -118,6 +118,7 @@ class UpgradeRequests:
         rehearsal, record = self._rehearsal(name)
         prediction = rehearsal.prediction or _NO_PREDICTION
         hooks = has_hooks(record)
+        refusal = self._refusal(rehearsal, record, options)
         steps = [
             *(["maintenance on: the manifest's hooks"] if hooks else []),
             f"cut {record.name}: all its machines stand still from here on",
@@ -136,7 +137,8 @@ class UpgradeRequests:
             generation=self._next_generation(record),
             steps=tuple(steps),
             prediction=prediction,
-            refusal=self._refusal(rehearsal, record, options),
+            refusal=refusal.reason if refusal is not None else "",
+            remedy=refusal.remedy if refusal is not None else "",
         )
 
     def promote(self, name: str, options: PromoteOptions, request: Request) -> Operation:
@@ -147,10 +149,8 @@ class UpgradeRequests:
         rehearsal, record = self._rehearsal(name)
         self._submission.check_match(record, record.name, request)
         refusal = self._refusal(rehearsal, record, options)
-        if refusal:
-            raise OperationalError(
-                Kind.CONFLICT, f"rehearsal {name}", f"may not be promoted: {refusal}", "rehearse again"
-            )
+        if refusal is not None:
+            raise refusal.error(name)
         check_cuttable(self._host, record, memory=True)
         generation = self._next_generation(record)
         made = self._branches.new_forks(
@@ -284,19 +284,15 @@ class UpgradeRequests:
             "`forkbed rehearsals SYSTEM` shows what there is",
         )
 
-    def _refusal(self, rehearsal: Rehearsal, record: SystemRecord, options: PromoteOptions) -> str:
-        refusal = promotion_refusal(rehearsal, record.resolved) or exchange_refusal(record.resolved)
-        if refusal:
+    def _refusal(self, rehearsal: Rehearsal, record: SystemRecord, options: PromoteOptions) -> Refusal | None:
+        refusal = promotion_refusal(rehearsal, record.resolved) or freeze_refusal(
+            rehearsal, options.max_freeze_s
+        )
+        if refusal is not None:
             return refusal
-        predicted_s = rehearsal.prediction.total_s if rehearsal.prediction is not None else 0.0
-        if options.max_freeze_s is not None and predicted_s > options.max_freeze_s:
-            return (
-                f"it would stand still for {predicted_s:.0f} s, and {options.max_freeze_s:.0f} s are allowed"
-            )
         seen = seen_machines(self._host, record.resolved)
-        if not any(machine.power in ALIVE for machine in seen.values()):
-            return "no machine of the system runs"
-        return ""
+        runs = any(machine.power in ALIVE for machine in seen.values())
+        return None if runs else asleep_refusal(record.resolved)
 
     def _next_generation(self, record: SystemRecord) -> int:
         """One that no generation has or had, nor an attempt that failed and is still there."""

@@ -56,6 +56,7 @@ STEPS = (
     UpgradeStep("2-boss", "boss", "migrate", user="postgres", environment=(("DATABASE", "experiments"),)),
     UpgradeStep("3-ops", "ops", reboot=True),
 )
+REMEDY = "rehearse it again"
 PREDICTION = FreezePrediction(cut_s=0.4, restore_s=1.2, steps_s=2.5, checks_s=0.15, switch_s=0.05)
 REHEARSAL = Rehearsal(
     id=RehearsalId("reh1"),
@@ -274,13 +275,13 @@ class FakePromoting(ABC):
         self._rehearsal(rehearsal)
         self._note("promotion_plan", options)
         steps = ("maintenance on", "cut boss-ops", "step New application", "hand over the networks")
-        return PromotionPlan("boss-ops", rehearsal, 2, steps, PREDICTION, self.refusal)
+        return PromotionPlan("boss-ops", rehearsal, 2, steps, PREDICTION, self.refusal, REMEDY)
 
     def promote(self, rehearsal: str, options: PromoteOptions, request: Request) -> Operation:
         self._rehearsal(rehearsal)
         self._note("promote", (rehearsal, options))
         if self.refusal:
-            raise OperationalError(Kind.CONFLICT, f"rehearsal {rehearsal}", self.refusal, "rehearse it again")
+            raise OperationalError(Kind.CONFLICT, f"rehearsal {rehearsal}", self.refusal, REMEDY)
         result: dict[str, object] = {
             "generation": 2,
             "freeze_s": 4.6,

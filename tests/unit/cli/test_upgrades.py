@@ -213,7 +213,8 @@ def test_a_dry_run_prints_every_step(cli: Cli, controller: FakeController) -> No
     ]
     assert answer.err.startswith("it would stand still for about 4.3 s: cut 400 ms")
     controller.refusal = "it failed: a check"
-    assert "refused: it failed: a check" in cli("promote", "bad", "--dry-run").err
+    refused = cli("promote", "bad", "--dry-run").err.splitlines()
+    assert refused[-2:] == ["refused: it failed: a check", "what to do: rehearse it again"]
     assert [call for call, _ in controller.calls] == ["promotion_plan"] * 2
 
 

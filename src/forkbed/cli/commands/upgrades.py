@@ -269,6 +269,7 @@ def _print_plan(plan: PromotionPlan) -> None:
     say(f"it would stand still for {prediction_words(plan.prediction)}")
     if plan.refusal:
         say(f"{styled('refused:', 'red', 2)} {plan.refusal}")
+        say(f"{styled('what to do:', 'bold', 2)} {plan.remedy}")
 
 
 def _tell_attempt(systems: Sequence[SystemSummary], operation: Operation) -> None:

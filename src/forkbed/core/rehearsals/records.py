@@ -116,17 +116,3 @@ def declaration_digest(system: ResolvedSystem) -> str:
     images = [(machine.name, machine.image_id) for machine in system.machines]
     text = json.dumps([spec["networks"], spec["machines"], images], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def promotion_refusal(rehearsal: Rehearsal, system: ResolvedSystem) -> str:
-    """Why what was rehearsed may not be promoted as it is now; "" if it may."""
-    if rehearsal.status is RehearsalStatus.RUNNING:
-        return "it has not ended yet"
-    if rehearsal.status is RehearsalStatus.FAILED:
-        return f"it failed: {rehearsal.error}"
-    if rehearsal.declared != declaration_digest(system):
-        return (
-            f"the manifest or an image has changed since: it was rehearsed with revision {rehearsal.revision}, "
-            f"and revision {system.revision} is another"
-        )
-    return ""
