@@ -490,3 +490,30 @@ def test_plan_says_which_machines_still_run_as_before(installation: Installation
     plan = installation.controller.plan(bundle(grown), UpOptions())
     assert (plan.changes[-1].kind, plan.pending_restarts) == ("keep", ("boss",))
     assert installation.controller.plan(bundle(grown), UpOptions(restart=True)).pending_restarts == ()
+
+
+def test_a_change_that_is_taken_back_needs_no_restart(installation: Installation) -> None:
+    installation.up(TWO_MACHINES)
+    grown = TWO_MACHINES.replace("image: micro\n    after", "image: micro\n    memory: 1GiB\n    after")
+    assert installation.controller.plan(bundle(grown), UpOptions()).changes[-1].needs == "restart"
+    installation.up(grown)
+    for restart in (False, True):
+        plan = installation.controller.plan(bundle(TWO_MACHINES), UpOptions(restart=restart))
+        assert (plan.changes[-1].kind, plan.changes[-1].needs) == ("change", ""), (
+            "boss runs with that already"
+        )
+        assert plan.pending_restarts == ()
+    installation.power("pair", PowerAction.STOP)
+    plan = installation.controller.plan(
+        bundle(TWO_MACHINES.replace("image: micro", "image: micro\n    cpus: 3")), UpOptions()
+    )
+    assert [change.needs for change in plan.changes if change.kind == "change"] == ["", ""], (
+        "they start with it"
+    )
+
+
+def test_a_subnet_needs_a_restart_of_what_runs_on_it(installation: Installation) -> None:
+    installation.up(TWO_MACHINES)
+    moved = TWO_MACHINES.replace("10.20.0.0/24", "10.21.0.0/24")
+    network, *_ = installation.controller.plan(bundle(moved), UpOptions()).changes
+    assert (network.subject, network.needs) == ("network control", "restart")

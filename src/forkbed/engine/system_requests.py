@@ -12,7 +12,7 @@ from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE, plan_system
 from forkbed.core.systems.spec import ResolvedMachine
-from forkbed.core.systems.status import restart_pending
+from forkbed.core.systems.status import as_it_runs, restart_pending
 from forkbed.core.systems.view import SystemView
 from forkbed.engine.acceptance import (
     Acceptance,
@@ -55,18 +55,19 @@ class SystemRequests:
             view = observe(self._around.host, self._around.store, considered.before.id)
         goal = self._up_goal(considered, options, view)
         plan = plan_system(considered.resolved, goal, view)
+        waiting = tuple(
+            machine.name
+            for machine in considered.resolved.machines
+            if restart_pending(considered.resolved, machine, view)
+        )
         return PlanView(
             system=considered.spec.name,
             revision=considered.resolved.revision,
             is_new_revision=considered.is_new,
-            changes=considered.changes,
+            changes=as_it_runs(considered.changes, considered.resolved, waiting),
             steps=tuple(planned.key for planned in plan.steps),
             refusals=tuple(refusals(considered, options)),
-            pending_restarts=tuple(
-                machine.name
-                for machine in considered.resolved.machines
-                if not options.restart and restart_pending(considered.resolved, machine, view)
-            ),
+            pending_restarts=() if options.restart else waiting,
         )
 
     def up(self, bundle: ManifestBundle, options: UpOptions, request: Request) -> Operation:

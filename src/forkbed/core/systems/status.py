@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from forkbed.core.operations.records import Operation, OperationKind, OperationStatus
 from forkbed.core.systems import digests
+from forkbed.core.systems.changes import LIVE, RESTART, ChangeView
 from forkbed.core.systems.goal import Wanted
 from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedSystem
@@ -42,6 +43,24 @@ def restart_pending(system: ResolvedSystem, machine: ResolvedMachine, view: Syst
     """Whether the running guest was started with another definition than the present one."""
     seen = view.machine(machine.id)
     return seen.power in ALIVE and seen.running_digest != digests.definition_digest(system, machine)
+
+
+def as_it_runs(
+    changes: Sequence[ChangeView], system: ResolvedSystem, waiting: Container[str]
+) -> tuple[ChangeView, ...]:
+    """The changes to `system`, with a restart only where it takes one now.
+
+    `waiting` are the machines that run otherwise than `system` declares: whatever does not run starts with it, and
+    a change that was taken back before a restart is how the machine runs already.
+    """
+    subjects = set[str]()
+    for machine in system.machines:
+        if machine.name in waiting:
+            subjects |= {f"machine {machine.name}", *(f"network {nic.network}" for nic in machine.spec.nics)}
+    return tuple(
+        replace(change, needs=LIVE) if change.needs == RESTART and change.subject not in subjects else change
+        for change in changes
+    )
 
 
 def system_status(
