@@ -36,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("ports" if place in SHARED_PORTS else place))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A pytest whose node ids xdist cannot mark would run them side by side, and they would fail now and then."""
+    grouped = all("@" in item.nodeid for item in session.items if item.path.is_relative_to(HERE))
+    if getattr(session.config.option, "loadgroup", False) and not grouped:
+        raise pytest.UsageError("pytest-xdist does not group tests with this pytest: pin another one")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quiet_log() -> None:
     configure_log(os.environ)
