@@ -35,6 +35,9 @@ _SERVICE_SYSCTLS = {
     "ipv4/conf/default/send_redirects": "0",
     "ipv4/conf/all/accept_redirects": "0",
 }
+# A guest that stands still answers nothing, and clients are to wait for it as for one that is slow: ask for its address
+# each second for as long as TCP tries to connect. Interfaces of a namespace take this from no default.
+_ASK_INSIDE = (f"ipv4/neigh/{service_rules.INSIDE}/mcast_solicit", "130")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,7 @@ class Segment:
             prefix_length = 32 if neighbours else network.spec.subnet.prefixlen
             gateway = IPv4Interface((network.gateway, prefix_length))
             changed |= links.ensure_only_address(service_rules.INSIDE, gateway)
+            changed |= ensure_sysctl(*_ASK_INSIDE)
             gateway_mac = derive_mac(network.lineage_id, network.gateway)
             changed |= links.ensure_up(service_rules.INSIDE, mac=gateway_mac, mtu=spec.mtu)
             if record.transit is not None:
