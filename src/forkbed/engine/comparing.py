@@ -14,6 +14,8 @@ from forkbed.engine.host import Host
 from forkbed.ports.disks import DiskLayer, DiskQuestion, DiskVersion
 from forkbed.ports.progress import Progress
 
+_LIVE = "a cut with memory keeps it there"
+
 
 class Comparison:
     """Two snapshots of related systems, machine by machine and volume by volume."""
@@ -85,6 +87,16 @@ class Comparison:
             return "", "qcow2"
         file = self._host.images.file(volume.image_id)
         return str(file.path), file.format
+
+
+def unquiesced(cuts: Sequence[Snapshot]) -> list[str]:
+    """Machines whose guests may hold writes that the comparison does not see."""
+    return [
+        f"{cut.resolved.name}/{machine.name} did not write out what it held: {machine.note or _LIVE}"
+        for cut in cuts
+        for machine in cut.machines
+        if machine.frozen_at is not None and not machine.quiesced
+    ]
 
 
 def _common(left: tuple[str, ...], right: tuple[str, ...]) -> tuple[str, ...]:

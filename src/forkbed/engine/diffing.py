@@ -12,7 +12,7 @@ from forkbed.core.diffs.rules import NOISE, Selection
 from forkbed.core.diffs.systems import SystemDifference
 from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.changes import diff_systems
-from forkbed.engine.comparing import Comparison
+from forkbed.engine.comparing import Comparison, unquiesced
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.engine.momentary import momentary_cut
@@ -53,7 +53,7 @@ class Diffing:
             declared=tuple(diff_systems(left.resolved, right.resolved)),
             machines=machines,
             texts=texts,
-            problems=tuple(_unquiesced((left, right))),
+            problems=tuple(unquiesced((left, right))),
         )
         result: dict[str, object] = _DIFFERENCE.dump_python(difference, mode="json")
         return result
@@ -62,16 +62,6 @@ class Diffing:
         if snapshot_id:
             return self._forking.known(SnapshotId(snapshot_id))
         return stack.enter_context(momentary_cut(self._life, record))
-
-
-def _unquiesced(cuts: tuple[Snapshot, ...]) -> list[str]:
-    """Machines whose guests may hold writes that the comparison does not see."""
-    return [
-        f"{cut.resolved.name}/{machine.name} did not write out what it held: {machine.note}"
-        for cut in cuts
-        for machine in cut.machines
-        if machine.frozen_at is not None and not machine.quiesced
-    ]
 
 
 def _changed_paths(machines: tuple[MachineDifference, ...]) -> list[str]:

@@ -1,15 +1,17 @@
-"""A quiesced cut of a system's disks for as long as something is looked at."""
+"""Quiesced cuts of a system's disks for as long as something is looked at, or is compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from forkbed.base.errors import OperationalError
 from forkbed.base.ids import SnapshotId
 from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatus
-from forkbed.engine.cutting import drop_snapshot, take_back
+from forkbed.engine.cutting import complete_snapshot, cut_system, drop_snapshot, take_back
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
+from forkbed.ports.progress import Cancelled
 from forkbed.ports.store import SystemRecord
 
 
@@ -53,3 +55,30 @@ def momentary_cut(life: Life, record: SystemRecord) -> Iterator[Snapshot]:
     finally:
         if not life.around.stopping.is_set():
             drop_snapshot(life.around.host, life.around.store, snapshot)
+
+
+@contextmanager
+def earlier_cut(life: Life, record: SystemRecord) -> Iterator[Snapshot]:
+    """Cut now what is to be compared with at the end of the operation; then it goes.
+
+    A controller that takes over goes on with the cut that was made first.
+    """
+    host, store = life.around.host, life.around.store
+    snapshot_id = SnapshotId(f"{life.operation.id}0{record.id}")
+    snapshot = store.snapshot(snapshot_id)
+    if snapshot is not None and snapshot.status is not SnapshotStatus.COMPLETE:
+        take_back(host, store, snapshot)
+        snapshot = None
+    if snapshot is None:
+        snapshot = disks_snapshot(life, record, snapshot_id, f"before-{life.operation.id}")
+        store.save_snapshot(snapshot)
+        with life.step("base", record.name) as progress:
+            snapshot, cut = cut_system(host, store, record, snapshot, hold=False)
+            snapshot = complete_snapshot(host, store, snapshot, cut, progress)
+    try:
+        yield snapshot
+    except (OperationalError, Cancelled):
+        if not life.around.stopping.is_set():
+            drop_snapshot(host, store, snapshot)
+        raise
+    drop_snapshot(host, store, snapshot)

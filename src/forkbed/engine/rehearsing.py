@@ -12,12 +12,11 @@ from forkbed.core.diffs.systems import SystemDifference, summary
 from forkbed.core.rehearsals.prediction import predict_freeze
 from forkbed.core.rehearsals.records import Rehearsal, RehearsalStatus
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
-from forkbed.engine.comparing import Comparison
-from forkbed.engine.cutting import drop_snapshot
+from forkbed.engine.comparing import Comparison, unquiesced
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.engine.maintenance import has_hooks, maintain
-from forkbed.engine.momentary import momentary_cut
+from forkbed.engine.momentary import earlier_cut, momentary_cut
 from forkbed.engine.replay import Replay
 from forkbed.engine.upgrade_goals import REHEARSE_GOAL, RehearseGoal
 from forkbed.ports.progress import Cancelled
@@ -43,7 +42,7 @@ class Rehearsing:
         rehearsal = self._store.rehearsal(goal.rehearsal_id)
         assert rehearsal is not None
         try:
-            snapshot = self._fork()
+            self._fork()
         except (OperationalError, Cancelled) as error:
             if not self._life.around.stopping.is_set():
                 self._save(replace(rehearsal, status=RehearsalStatus.FAILED, error=str(error) or "cancelled"))
@@ -51,7 +50,7 @@ class Rehearsing:
             raise
         failure: OperationalError | None = None
         try:
-            rehearsal = self._rehearse(rehearsal, snapshot)
+            rehearsal = self._rehearse(rehearsal)
         except OperationalError as error:
             failure = error
             rehearsal = self._store.rehearsal(goal.rehearsal_id) or rehearsal
@@ -76,34 +75,43 @@ class Rehearsing:
             "predicted_s": prediction.total_s if prediction is not None else None,
         }
 
-    def _fork(self) -> Snapshot:
+    def _fork(self) -> None:
         goal = self._goal
         snapshot = self._forking.known(goal.snapshot_id)
         if snapshot.status is SnapshotStatus.MAKING:
             self._forking.refuse_half_made("rehearsal")
             self._life.check_cancelled()
             snapshot = self._forking.fork_now(goal.forks, snapshot, cold=False, up=goal.up)
-            # the memory has done its work; the disks stay, to be compared with
+            # the memory has done its work; the disks stay, for whoever wants to compare with them
             self._host.cuts.remove_memory(snapshot.id)
         else:
             self._forking.bring_up(goal.forks, snapshot, cold=False, up=goal.up)
-        return snapshot
 
-    def _rehearse(self, rehearsal: Rehearsal, snapshot: Snapshot) -> Rehearsal:
+    def _rehearse(self, rehearsal: Rehearsal) -> Rehearsal:
         records = [self._forking.record(fork_id) for fork_id in self._goal.forks]
         first, *others = records
-        rehearsal = self._try(rehearsal, first, self._label(first, records))
-        journal = self._store.journal(self._life.operation.id)
-        prediction = predict_freeze(journal, rehearsal.outcomes, rehearsal.checks)
-        rehearsal = replace(rehearsal, prediction=prediction)
+        with earlier_cut(self._life, first) as before:
+            rehearsal = self._try(rehearsal, first, self._label(first, records))
+            journal = self._store.journal(self._life.operation.id)
+            prediction = predict_freeze(journal, rehearsal.outcomes, rehearsal.checks)
+            rehearsal = replace(rehearsal, prediction=prediction)
+            self._save(rehearsal)
+            for other in others:
+                self._replay(other, rehearsal, self._label(other, records))
+            rehearsal = self._compare(rehearsal, before, first, others)
         self._save(rehearsal)
-        for other in others:
-            self._replay(other, rehearsal, self._label(other, records))
+        return rehearsal
+
+    def _compare(
+        self, rehearsal: Rehearsal, before: Snapshot, first: SystemRecord, others: Sequence[SystemRecord]
+    ) -> Rehearsal:
+        """What the steps changed of the fork, as it was before them; and where forks of one cut came to differ."""
         with momentary_cut(self._life, first) as after:
             with self._life.step("compare", first.name) as progress:
-                found = Comparison(self._host, snapshot, after, Selection()).differences(progress)
-                difference = SystemDifference(snapshot.resolved.name, first.name, machines=found)
-                rehearsal = replace(rehearsal, summary=summary(difference))
+                found = Comparison(self._host, before, after, Selection()).differences(progress)
+                difference = SystemDifference(before.resolved.name, first.name, machines=found)
+                warnings = (*rehearsal.warnings, *unquiesced((before, after)))
+                rehearsal = replace(rehearsal, summary=summary(difference), warnings=warnings)
             for other in others:
                 with (
                     momentary_cut(self._life, other) as twin,
@@ -111,7 +119,6 @@ class Rehearsing:
                 ):
                     found = Comparison(self._host, after, twin, Selection()).differences(progress)
                     rehearsal = replace(rehearsal, differing=_differing(found))
-        self._save(rehearsal)
         return rehearsal
 
     def _try(self, rehearsal: Rehearsal, record: SystemRecord, label: str) -> Rehearsal:
@@ -152,13 +159,6 @@ class Rehearsing:
 
     def _save(self, rehearsal: Rehearsal) -> None:
         self._store.save_rehearsal(rehearsal)
-
-
-def forget_rehearsal_cut(life: Life, rehearsal: Rehearsal) -> None:
-    """The cut that a rehearsal is compared with goes when its fork goes."""
-    snapshot = life.around.store.snapshot(rehearsal.base_id)
-    if snapshot is not None:
-        drop_snapshot(life.around.host, life.around.store, snapshot)
 
 
 def _differing(found: Sequence[MachineDifference]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from forkbed.core.systems.goal import MemoryRef
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import Power
 from forkbed.drivers.simulated.hypervisor import check_parts
-from forkbed.drivers.simulated.world import SimulatedMachine, SimulatedMemory, SimulatedWorld
+from forkbed.drivers.simulated.world import UNWRITTEN, SimulatedMachine, SimulatedMemory, SimulatedWorld
 from forkbed.ports.cuts import CutOrder, CutOutcome, MemoryView
 from forkbed.ports.hypervisor import MachineDefinition
 from forkbed.ports.progress import Progress
@@ -103,6 +103,8 @@ class SimulatedCuts:
         try:
             frozen = [self._freeze(machine) for machine in machines]
             for order, machine in zip(orders, machines, strict=True):
+                if quiesce and machine.definition.machine.name not in self._world.deaf:
+                    self._write_out(machine)
                 self._move_disks(order, machine)
                 if order.memory:
                     self._keep_memory(snapshot_id, machine, hold)
@@ -256,6 +258,12 @@ class SimulatedCuts:
                 machine.power = Power.PAUSED
                 machine.frozen = True
             return before, self._world.clock.now()
+
+    def _write_out(self, machine: SimulatedMachine) -> None:
+        with self._world.lock:
+            blocks = self._world.disks.layers[machine.in_use["root"][0]].blocks
+            for key in [key for key in machine.memory if key.startswith(UNWRITTEN)]:
+                blocks[key.removeprefix(UNWRITTEN)] = machine.memory.pop(key)
 
     def _move_disks(self, order: CutOrder, machine: SimulatedMachine) -> None:
         """Put the disks on their overlays, in the definition too, as libvirt does."""

@@ -34,12 +34,16 @@ class VirtualClock:
             self._now += seconds
 
 
+UNWRITTEN = "unwritten/"
+
+
 @dataclass(slots=True)
 class SimulatedMachine:
     """A machine. The guest can be reached, and its probes answer, from `answers_at` on.
 
     `memory` is lost when it ends; "boot" in it is the boot that it goes back to, also after a restore, "clock" and
-    "entropy" what an awakening told it. `in_use` is what it writes to: by serial number the files, active first.
+    "entropy" what an awakening told it, and what "unwritten/NAME" holds is on the root disk only after a quiesced cut.
+    `in_use` is what it writes to: by serial number the files, active first.
     `frozen`: it ran until a cut that is not over stopped it.
     """
 
