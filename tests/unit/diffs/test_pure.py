@@ -80,6 +80,9 @@ def test_states_of_services() -> None:
         ("/var/lib/dpkg/status-old", True),
         ("/var/lib/dpkg/statoverride", False),
         ("/etc/hosts", False),
+        ("/var/lib/forkbed/setup/0f3a", True),
+        ("/var/lib/forkbed/steps/1-layout", True),
+        ("/var/lib/forkbed-mine/data", False),
     ],
 )
 def test_noise(path: str, noisy: bool) -> None:

@@ -32,6 +32,7 @@ NOISE: tuple[str, ...] = (
     "/var/lib/dpkg/lock-frontend",
     "/var/lib/dpkg/status",  # told as packages
     "/var/lib/dpkg/triggers/",
+    "/var/lib/forkbed/",  # marks of what Forkbed did in the guest, and the scripts of steps
     "/var/lib/logrotate/",
     "/var/lib/man-db/",
     "/var/lib/mlocate/",
