@@ -75,7 +75,9 @@ def installation(settings: Settings, *, simulate: bool = False) -> Iterator[Cont
         boundary = _boundary(os.environ.get(KILL_VARIABLE, ""))
         around = Surroundings(host, store, Hub(), executor, waiters, boundary)
         about = {"version": __version__, "simulated": simulate}
-        controller = Controller(around, Options(settings.transit_pool, draw_id, draw_uuid, about))
+        kept_in_memory_s = settings.kept_in_memory.total_seconds()
+        options = Options(settings.transit_pool, draw_id, draw_uuid, about, kept_in_memory_s)
+        controller = Controller(around, options)
         controller.start()
         stack.callback(controller.stop)
         yield controller

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+import pytest
 
 from forkbed.base.ids import OperationId
 from forkbed.core.operations.records import Operation, OperationStatus, Requester
@@ -24,6 +27,7 @@ from forkbed.engine.surroundings import Boundary, Surroundings
 from forkbed.store.database import Database
 from forkbed.wiring import simulated_host
 
+KEPT_IN_MEMORY_S = 600.0
 PERSON = Request(Requester(1000, "ada", "forkbed up system.yaml"))
 
 
@@ -65,7 +69,9 @@ class Installation:
         self.executor: Executor = ThreadPoolExecutor(16) if self._parallel else Inline()
         waiters: Executor = ThreadPoolExecutor(16) if self._parallel else Inline()
         around = Surroundings(self.host, self.store, Hub(), self.executor, waiters, boundary)
-        options = Options(IPv4Network("198.19.0.0/16"), self._draw, self._draw_uuid, {"version": "test"})
+        options = Options(
+            IPv4Network("198.19.0.0/16"), self._draw, self._draw_uuid, {"version": "test"}, KEPT_IN_MEMORY_S
+        )
         return Controller(around, options)
 
     def restart(self, boundary: Boundary | None = None) -> None:
@@ -110,6 +116,68 @@ class Installation:
             for machine in self.world.machines.values()
             if machine.power in ALIVE
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """An operation whose controller died at a step boundary, and that the next one ended. `boots`: what ran before."""
+
+    installation: Installation
+    operation: Operation
+    boundary: str
+    boots: frozenset[str]
+
+    @property
+    def done(self) -> bool:
+        return self.operation.status is OperationStatus.SUCCEEDED
+
+
+def killed_at_every_boundary(
+    path: Path,
+    begin: Callable[[Path], Installation],
+    act: Callable[[Installation], object],
+    look: Callable[[Installation], object] = lambda _: None,
+) -> Iterator[Killed]:
+    """What comes of `act` for a death at each of its boundaries. `look` sees what the dead one left."""
+    boundaries = _recorded(_fresh(path, "count"), begin, act)
+    for number in distinct(boundaries):
+        installation = begin(_fresh(path, str(number)))
+        boots = frozenset(machine.boot_id for machine in installation.world.machines.values())
+        installation.restart(_dying_at(number))
+        with pytest.raises(AssertionError):  # the operation has not ended: its controller is dead
+            act(installation)
+        look(installation)
+        installation.restart()
+        installation.host.cuts.recover()
+        installation.settle()
+        operation = installation.store.operations(limit=1)[0]
+        boundary = f"{number}: {boundaries[number]}"
+        assert operation.status.ended, boundary
+        yield Killed(installation, operation, boundary, boots)
+
+
+def _fresh(path: Path, name: str) -> Path:
+    (path / name).mkdir()
+    return path / name
+
+
+def _recorded(
+    path: Path, begin: Callable[[Path], Installation], act: Callable[[Installation], object]
+) -> list[str]:
+    installation = begin(path)
+    installation.boundaries.clear()
+    act(installation)
+    return list(installation.boundaries)
+
+
+def _dying_at(number: int) -> Boundary:
+    passed = itertools.count()
+
+    def boundary(_name: str) -> None:
+        if next(passed) == number:
+            raise Died
+
+    return boundary
 
 
 def distinct(boundaries: Sequence[str]) -> list[int]:

@@ -14,7 +14,15 @@ from forkbed.core.systems.view import Power
 from forkbed.drivers.simulated.world import Fault, SimulatedMachine
 from forkbed.engine.branching import ForkOptions, SnapshotOptions
 from forkbed.engine.requests import PowerAction
-from tests.simulated.installation import PERSON, TWO_MACHINES, Died, Installation, distinct, succeeded
+from tests.simulated.installation import (
+    PERSON,
+    TWO_MACHINES,
+    Died,
+    Installation,
+    Killed,
+    killed_at_every_boundary,
+    succeeded,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -330,56 +338,33 @@ def begun(path: Path, story: str) -> Installation:
 
 @pytest.mark.parametrize("story", STORIES)
 def test_a_kill_at_every_boundary_finishes_or_leaves_nothing(story: str, tmp_path: Path) -> None:
-    (tmp_path / "count").mkdir()
-    counting = begun(tmp_path / "count", story)
-    counting.boundaries.clear()
-    STORIES[story][1](counting)
-    count = len(counting.boundaries)
+    count = 0
+    for killed in killed_at_every_boundary(tmp_path, lambda path: begun(path, story), STORIES[story][1]):
+        check(story, killed)
+        count += 1
     assert count >= 4
-    for number in distinct(counting.boundaries):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        killed_at(directory, story, number)
 
 
-def killed_at(path: Path, story: str, number: int) -> None:
-    installation = begun(path, story)
-    passed = 0
-
-    def boundary(_name: str) -> None:
-        nonlocal passed
-        passed += 1
-        if passed == number + 1:
-            raise Died
-
-    boots = {m.boot_id for m in installation.world.machines.values()}
-    installation.restart(boundary)
-    with pytest.raises(AssertionError):  # the operation has not ended: its controller is dead
-        STORIES[story][1](installation)
-    installation.restart()
-    installation.host.cuts.recover()
-    installation.settle()
-    operation = installation.store.operations(limit=1)[0]
-    assert operation.status.ended
-    assert installation.controller._garbage.find() == (), f"boundary {number}"
-    assert installation.world.disks.chains().keys() <= known_disks(installation), f"boundary {number}"
-    done = operation.status is OperationStatus.SUCCEEDED
+def check(story: str, killed: Killed) -> None:
+    installation, done = killed.installation, killed.done
+    assert installation.controller._garbage.find() == (), killed.boundary
+    assert installation.world.disks.chains().keys() <= known_disks(installation), killed.boundary
     systems = {record.name for record in installation.store.systems()}
     if "fork" in story:
         names = {"try-1", "try-2"} if story == "two forks" else {"try"}
-        assert systems == ({"pair"} | names if done else {"pair"}), f"boundary {number}"
+        assert systems == ({"pair"} | names if done else {"pair"}), killed.boundary
         for name in systems - {"pair"}:
             assert held(installation, name, "ops")[0] == "before"
-        assert boots <= {m.boot_id for m in installation.world.machines.values()}, "the original ran on"
+        assert killed.boots <= {m.boot_id for m in installation.world.machines.values()}, (
+            "the original ran on"
+        )
     if story in ("snapshot", "disks only"):
         assert [s.name for s in installation.store.snapshots()] == (["one"] if done else [])
     if story == "rollback":
         expected = "before" if done else "after"
-        assert held(installation, "pair", "ops") == (expected, expected), f"boundary {number}"
+        assert held(installation, "pair", "ops") == (expected, expected), killed.boundary
         assert len(installation.store.snapshots()) == (2 if done else 1)
-    assert all(machine(installation, name, "ops").power is Power.RUNNING for name in systems), (
-        f"boundary {number}"
-    )
+    assert all(machine(installation, name, "ops").power is Power.RUNNING for name in systems), killed.boundary
     assert {m for m, _ in installation.world.memories} <= {s.id for s in installation.store.snapshots()}
 
 

@@ -13,7 +13,14 @@ from forkbed.core.systems.spec import UplinkKind
 from forkbed.core.systems.view import Power
 from forkbed.engine.promoting import DiffOptions, PromoteOptions, RehearseOptions, StepsBundle
 from forkbed.engine.requests import PowerAction
-from tests.simulated.installation import PERSON, TWO_MACHINES, Died, Installation, distinct, succeeded
+from tests.simulated.installation import (
+    PERSON,
+    TWO_MACHINES,
+    Installation,
+    Killed,
+    killed_at_every_boundary,
+    succeeded,
+)
 from tests.simulated.test_branches import held, machine, write
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -200,6 +207,19 @@ def test_a_revert_of_an_untouched_generation_is_free(pair: Installation) -> None
     assert succeeded(revert(pair)), "and back again"
 
 
+def test_users_are_let_back_into_what_was_kept_with_them_off(pair: Installation) -> None:
+    rehearse(pair)
+    promote(pair)
+    revert(pair)
+    hooks = [e.key for e in pair.store.journal(pair.store.operations(limit=1)[0].id) if "hook" in e.key]
+    record = pair.store.system("pair")
+    assert record is not None and not record.maintenance
+    assert hooks, "its users were off when it was replaced"
+    revert(pair)
+    newest = pair.store.journal(pair.store.operations(limit=1)[0].id)
+    assert not [e for e in newest if "hook" in e.key], "and in when it was left"
+
+
 def test_a_kept_generation_expires_with_an_event(pair: Installation) -> None:
     rehearse(pair)
     promote(pair)
@@ -207,7 +227,10 @@ def test_a_kept_generation_expires_with_an_event(pair: Installation) -> None:
     pair.controller.supervisor.look()
     pair.settle()
     assert pair.store.system("pair@1") is None
-    assert any(e.attributes and e.attributes.get("kind") == "discard" for e in pair.store.events())
+    [told] = [e for e in pair.store.events(system="pair") if e.kind == "generation.expired"]
+    assert told.attributes == {"generation": 1, "kept": "pair@1"}
+    assert pair.world.memories == {}
+    assert pair.controller._garbage.find() == ()
 
 
 def test_what_differs_between_a_system_and_its_fork(pair: Installation) -> None:
@@ -240,49 +263,28 @@ def begun(path: Path, story: str) -> Installation:
 
 @pytest.mark.parametrize("story", STORIES)
 def test_a_kill_at_every_boundary_finishes_or_leaves_all_as_it_was(story: str, tmp_path: Path) -> None:
-    (tmp_path / "count").mkdir()
-    counting = begun(tmp_path / "count", story)
-    counting.boundaries.clear()
-    STORIES[story][1](counting)
-    for number in distinct(counting.boundaries):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        killed_at(directory, story, number)
+    def begin(path: Path) -> Installation:
+        return begun(path, story)
+
+    for killed in killed_at_every_boundary(tmp_path, begin, STORIES[story][1], check_uplinks):
+        check(story, killed)
 
 
-def killed_at(path: Path, story: str, number: int) -> None:
-    installation = begun(path, story)
-    passed = 0
-
-    def boundary(_name: str) -> None:
-        nonlocal passed
-        passed += 1
-        if passed == number + 1:
-            raise Died
-
-    installation.restart(boundary)
-    with pytest.raises(AssertionError):  # the operation has not ended: its controller is dead
-        STORIES[story][1](installation)
-    check_uplinks(installation)
-    installation.restart()
-    installation.host.cuts.recover()
-    installation.settle()
-    operation = installation.store.operations(limit=1)[0]
-    assert operation.status.ended
-    done = operation.status is OperationStatus.SUCCEEDED
+def check(story: str, killed: Killed) -> None:
+    installation, done = killed.installation, killed.done
     check_uplinks(installation)
     record = installation.store.system("pair")
     assert record is not None
-    assert not record.maintenance, f"boundary {number}"
-    assert machine(installation, "pair", "ops").power is Power.RUNNING, f"boundary {number}"
+    assert not record.maintenance, killed.boundary
+    assert machine(installation, "pair", "ops").power is Power.RUNNING, killed.boundary
     words = on_disk(installation, "pair", "ops")
     if story == "promote":
         assert words == ({"count": "before", "schema": "two"} if done else {"count": "before"}), (
-            f"boundary {number}"
+            killed.boundary
         )
         assert record.generation == (2 if done else 1)
     if story == "revert":
         assert record.generation == (1 if done else 2)
     if story == "rehearse":
         assert words == {"count": "before"}
-    assert installation.controller._garbage.find() == (), f"boundary {number}"
+    assert installation.controller._garbage.find() == (), killed.boundary

@@ -10,10 +10,12 @@ import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.units import parse_duration_s
 
 DEFAULT_CONFIG_PATH = Path("/etc/forkbed/config.toml")
 CONFIG_VARIABLE = "FORKBED_CONFIG"
@@ -37,6 +39,9 @@ class Settings:
     """Addresses between a network's service namespace and the host; RFC 2544's range meets no real network."""
     build_network_namespace: Path | None = None
     """The network namespace in which image builds reach Debian's archive; None: where Forkbed runs."""
+    kept_in_memory: timedelta = timedelta(minutes=10)
+    """How long the generation before the present one waits in memory, where a revert takes a second or two. Whoever
+    has to go back at once finds out within minutes; after that its memory is worth more to others."""
 
     @property
     def api_socket(self) -> Path:
@@ -130,6 +135,10 @@ def _pool(text: str) -> ipaddress.IPv4Network:
     return network
 
 
+def _duration(text: str) -> timedelta:
+    return timedelta(seconds=parse_duration_s(text))
+
+
 _PARSERS: dict[str, Callable[[str], object]] = {
     "state_dir": _absolute_path,
     "runtime_dir": _absolute_path,
@@ -138,5 +147,6 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "libvirt_uri": _uri,
     "transit_pool": _pool,
     "build_network_namespace": _optional_path,
+    "kept_in_memory": _duration,
 }
 assert _PARSERS.keys() == {field.name for field in fields(Settings)}

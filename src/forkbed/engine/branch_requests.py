@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.ids import SnapshotId, SystemId, is_name
+from forkbed.base.ids import MachineId, SnapshotId, SystemId, is_name
 from forkbed.base.units import format_size
 from forkbed.core.operations.records import Operation, OperationKind
 from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatus
@@ -32,6 +32,7 @@ from forkbed.engine.cutting import check_cuttable, seen_machines
 from forkbed.engine.folding import SHORTEST
 from forkbed.engine.options import Options
 from forkbed.engine.requests import Request
+from forkbed.engine.saving import SAVED, saved_of
 from forkbed.engine.submission import Submission
 from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.store import Additions, RevisionRecord, SystemRecord
@@ -95,7 +96,15 @@ class BranchRequests:
         if earlier is not None:
             return earlier
         record = self._submission.record(system)
-        goal = SNAPSHOT_GOAL.dump_python(SnapshotGoal(self.find(record, name).id), mode="json")
+        found = self.find(record, name)
+        if record.kept_of is not None and saved_of(self._around.store, record) == found:
+            raise OperationalError(
+                Kind.CONFLICT,
+                f"snapshot {system}@{name}",
+                "is what the kept generation goes on from when somebody reverts to it",
+                f"`forkbed discard {system}` gives the generation up, and this with it",
+            )
+        goal = SNAPSHOT_GOAL.dump_python(SnapshotGoal(found.id), mode="json")
         return self._submission.submit(OperationKind.SNAPSHOT_DELETE, record.id, record.name, goal, request)
 
     def fork(self, system: str, options: ForkOptions, request: Request) -> Operation:
@@ -234,6 +243,13 @@ class BranchRequests:
                 "cannot be called that",
                 "small letters, digits and dashes, beginning with a letter, at most 63",
             )
+        if record.kept_of is not None and name == SAVED:
+            raise OperationalError(
+                Kind.INVALID,
+                f"snapshot {name}",
+                "is what Forkbed calls that which it saves of a kept generation",
+                "choose another name",
+            )
         return Snapshot(
             id=SnapshotId(self._options.draw_id(10)),
             system_id=record.id,
@@ -290,12 +306,21 @@ class BranchRequests:
 
     def _check_memory(self, record: SystemRecord, snapshot: Snapshot, options: ForkOptions) -> None:
         """Refuse what does not fit, before anything stands still for it."""
+        subject = f"fork of system {record.name}"
         if options.at:
-            running = {cut.machine_id for cut in snapshot.machines if cut.power in ALIVE}
-        else:
-            seen = seen_machines(self._around.host, record.resolved)
-            running = {machine_id for machine_id, machine in seen.items() if machine.power in ALIVE}
-        needed = options.count * sum(
+            self.check_room(subject, snapshot, options.count)
+            return
+        seen = seen_machines(self._around.host, record.resolved)
+        running = {machine_id for machine_id, machine in seen.items() if machine.power in ALIVE}
+        self._check_room(subject, snapshot, running, options.count)
+
+    def check_room(self, subject: str, snapshot: Snapshot, count: int = 1) -> None:
+        """CONFLICT if the host's memory has no room for what the snapshot brings back, that many times."""
+        running = {cut.machine_id for cut in snapshot.machines if cut.power in ALIVE}
+        self._check_room(subject, snapshot, running, count)
+
+    def _check_room(self, subject: str, snapshot: Snapshot, running: set[MachineId], count: int) -> None:
+        needed = count * sum(
             machine.spec.memory_bytes + _MACHINE_OVERHEAD_BYTES
             for machine in snapshot.resolved.machines
             if machine.id in running
@@ -304,9 +329,9 @@ class BranchRequests:
         if needed > available:
             raise OperationalError(
                 Kind.CONFLICT,
-                f"fork of system {record.name}",
+                subject,
                 f"needs {format_size(needed)} of memory; the host has {format_size(available)} left",
-                "stop or discard something, or make fewer forks",
+                "stop or discard something" + (", or make fewer forks" if count > 1 else ""),
             )
 
     def _fork_record(self, fork: ResolvedSystem, options: ForkOptions) -> SystemRecord:

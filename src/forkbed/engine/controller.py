@@ -92,7 +92,9 @@ class Controller:
         self._upgrades = UpgradeRequests(around, options, self._submission, self._branches)
         self._lineage = Lineage(around.host, around.store, self._description)
         self.wanted_uploads: frozenset[Path] = frozenset()  # of imports that are resumed; set by `start`
-        self.supervisor = Supervisor(around, self._submission.draw_operation_id, self.dispatcher.dispatch)
+        self.supervisor = Supervisor(
+            around, options, self._submission.draw_operation_id, self.dispatcher.dispatch
+        )
 
     def start(self) -> None:
         """Resume what a controller before us left unfinished, and begin to watch."""

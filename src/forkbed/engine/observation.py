@@ -15,7 +15,8 @@ def observe_all(host: Host, store: Store) -> Mapping[SystemId, SystemView]:
     """Everything on the host that bears the installation's id, by system.
 
     Whose something is that a system declares, the store says: what generations exchange keeps the labels it was
-    born with. A seed whose machine is not defined is shown as a machine that is ABSENT, so that it is not forgotten.
+    born with; so does a volume that none declares any more, but its machine. A seed whose machine is not defined is
+    shown as a machine that is ABSENT, so that it is not forgotten.
     """
     marks = store.ready_marks()
     seeds = host.guests.seed_digests()
@@ -44,7 +45,7 @@ def observe_all(host: Host, store: Store) -> Mapping[SystemId, SystemView]:
         of_system[machine_id] = replace(known, seed_digest=digest)
     volumes: dict[SystemId, dict[VolumeId, VolumeView]] = {}
     for volume in host.volumes.volumes():
-        owner = owners.get(volume.volume_id, volume.system_id)
+        owner = owners.get(volume.volume_id) or owners.get(volume.machine_id) or volume.system_id
         volumes.setdefault(owner, {})[volume.volume_id] = volume
     networks: dict[SystemId, dict[NetworkId, NetworkView]] = {}
     for network in host.networks.networks():

@@ -11,9 +11,13 @@ from forkbed.base.ids import DrawId
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The pool of transit subnets, where ids come from, and what `about` says of this program."""
+    """The pool of transit subnets, where ids come from, and what `about` says of this program.
+
+    A generation is kept in memory for `kept_in_memory_s`, then on disk.
+    """
 
     transit_pool: IPv4Network
     draw_id: DrawId
     draw_uuid: Callable[[], str]
     about: Mapping[str, object]
+    kept_in_memory_s: float

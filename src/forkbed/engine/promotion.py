@@ -26,6 +26,7 @@ from forkbed.engine.maintenance import has_hooks, maintain
 from forkbed.engine.momentary import disks_snapshot
 from forkbed.engine.planloop import PlanLoop
 from forkbed.engine.replay import Replay
+from forkbed.engine.saving import hand_cut_over
 from forkbed.engine.sidecars import write_sidecars
 from forkbed.engine.upgrade_goals import PROMOTE_GOAL, PromoteGoal
 from forkbed.ports.cuts import Cut
@@ -157,21 +158,23 @@ class Promotion:
         assert self._life.operation.system_id is not None
         live = self._forking.record(self._life.operation.system_id)
         attempt = self._forking.record(self._goal.attempt)
+        attempt = replace(attempt, maintenance=live.maintenance)  # its users were off when it was cut
         words = f"generation {attempt.generation}: promoted {rehearsal.name}"
         return change_places(self._life, live, attempt, words)
 
     def _take_over(self, live: SystemRecord, kept: SystemRecord, rehearsal: Rehearsal) -> dict[str, object]:
         goal = self._goal
-        bring_forward(self._life, live, kept)
         snapshot = self._store.snapshot(goal.snapshot_id)
+        if snapshot is not None:
+            hand_cut_over(self._host, self._store, snapshot, kept)
+        withdraw(self._life, kept)
+        take_up(self._life, live)
         cut_at = snapshot.cut_at if snapshot is not None else None
         freeze_s = self._host.clock.now() - cut_at if cut_at is not None else None
         if live.maintenance:
             live = maintain(self._life, live, on=False)
         hand_base_over(self._life, live, goal.base_id)
         self._host.cuts.forget_given_up(goal.snapshot_id)
-        if snapshot is not None:
-            drop_snapshot(self._host, self._store, snapshot)
         prediction = rehearsal.prediction
         return {
             "generation": live.generation,
@@ -194,6 +197,7 @@ def change_places(
         wanted={name: _awake(want) for name, want in other.wanted.items()},
         up=True,
         generation=other.generation,
+        maintenance=other.maintenance,
         changed_at=now,
     )
     leaving = replace(
@@ -203,6 +207,7 @@ def change_places(
         wanted={name: _asleep(want) for name, want in live.wanted.items()},
         up=True,
         generation=live.generation,
+        maintenance=live.maintenance,
         changed_at=now,
         message=f"generation {live.generation} of {live.name}",
         expires_at=now + KEPT_FOR_S,
@@ -254,11 +259,20 @@ def hand_base_over(life: Life, live: SystemRecord, base_id: SnapshotId) -> None:
     store.save_snapshot(replace(base, system_id=live.id, resolved=live.resolved))
 
 
-def bring_forward(life: Life, live: SystemRecord, kept: SystemRecord) -> None:
-    """Make it true on the host: first nothing of the kept one leads out, then everything of the live one does."""
-    ours = Life(life.around, life.operation, threading.Event())  # nobody can cancel what is committed
-    PlanLoop(ours, kept.id, Goal(kept.wanted, networks=True), label=f"{kept.name}/").run()
-    PlanLoop(ours, live.id, Goal(live.wanted, networks=True)).run()
+def withdraw(life: Life, kept: SystemRecord) -> None:
+    """Make it true on the host that nothing of the kept one leads out; before `take_up` of the live one."""
+    goal = Goal(kept.wanted, networks=True)
+    PlanLoop(committed(life), kept.id, goal, label=f"{kept.name}/").run()
+
+
+def take_up(life: Life, live: SystemRecord) -> None:
+    """Make it true on the host that the live one has the way out, and runs."""
+    PlanLoop(committed(life), live.id, Goal(live.wanted, networks=True)).run()
+
+
+def committed(life: Life) -> Life:
+    """The same for what nobody can cancel any more."""
+    return Life(life.around, life.operation, threading.Event())
 
 
 def _asleep(want: Wanted) -> Wanted:

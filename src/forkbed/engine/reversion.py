@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.diffs.records import MachineDifference
 from forkbed.core.diffs.rules import Selection
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
-from forkbed.core.systems.goal import Wanted
+from forkbed.core.systems.goal import Goal, Wanted
+from forkbed.core.systems.planner import ALIVE
+from forkbed.core.systems.view import Power
 from forkbed.engine.awakening import awaken
 from forkbed.engine.comparing import Comparison
+from forkbed.engine.cutting import seen_machines
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
+from forkbed.engine.maintenance import maintain
 from forkbed.engine.momentary import momentary_cut
-from forkbed.engine.promotion import bring_forward, change_places, hand_base_over, keep_base
+from forkbed.engine.planloop import PlanLoop
+from forkbed.engine.promotion import change_places, committed, hand_base_over, keep_base, take_up, withdraw
+from forkbed.engine.saving import asleep, forget_saved, saved_of
 from forkbed.engine.upgrade_goals import REVERT_GOAL, RevertGoal
 from forkbed.ports.store import SystemRecord
 
@@ -38,12 +46,17 @@ class Reversion:
         if live.generation != self._goal.generation:
             self._life.check_cancelled()
             lost = self._refuse_loss(live)
+            kept = self._wake(kept)
             keep_base(self._life, kept, self._goal.base_id)
             words = f"generation {kept.generation}: reverted from generation {live.generation}"
             live, kept = change_places(self._life, live, kept, words)
-        bring_forward(self._life, live, kept)
+        withdraw(self._life, kept)
+        self._go_on(live)
+        take_up(self._life, live)
         hand_base_over(self._life, live, self._goal.base_id)
-        self._awaken(live)
+        forget_saved(self._host, self._store, kept.id)
+        if live.maintenance:
+            live = maintain(self._life, live, on=False)
         return {"generation": live.generation, "kept": kept.name, "lost": list(lost)}
 
     def _refuse_loss(self, live: SystemRecord) -> tuple[str, ...]:
@@ -73,12 +86,54 @@ class Reversion:
                 return snapshot
         return None
 
-    def _awaken(self, live: SystemRecord) -> None:
-        """Its clocks stood still."""
-        for machine in live.resolved.machines:
-            if live.wanted.get(machine.name) is Wanted.RUNNING:
-                with self._life.step("awaken", machine.name) as progress:
-                    awaken(self._host, self._store, live.name, machine, progress)
+    def _wake(self, kept: SystemRecord) -> SystemRecord:
+        """The kept generation in memory, standing still. What it was saved as stays until the revert is done."""
+        waking = self._goal.waking
+        if waking is None:
+            self._refuse_saved_meanwhile(kept)
+            return kept
+        if kept.resolved != waking.resolved:
+            if not asleep(self._host, kept, self._forking.known(waking.snapshot_id)):
+                return kept
+            with self._life.step("wake", kept.name):
+                # `changed_at` stays: what is in memory then is what was saved
+                kept = replace(kept, resolved=waking.resolved, wanted=waking.goal.wanted, up=True)
+                self._store.save_system(kept)
+        PlanLoop(self._life, kept.id, waking.goal, label=f"{kept.name}/").run()
+        return kept
+
+    def _refuse_saved_meanwhile(self, kept: SystemRecord) -> None:
+        saved = saved_of(self._store, kept)
+        if saved is not None and asleep(self._host, kept, saved):
+            raise OperationalError(
+                Kind.CONFLICT,
+                f"system {kept.name}",
+                "went from memory to disk after the revert was asked for",
+                "ask for it again",
+            )
+
+    def _go_on(self, live: SystemRecord) -> None:
+        """Its clocks stood still: they are stepped before anything asks whether it is ready."""
+        seen = seen_machines(self._host, live.resolved)
+        machines = [
+            machine
+            for machine in live.resolved.machines
+            if live.wanted.get(machine.name) is Wanted.RUNNING
+            and machine.id in seen
+            and seen[machine.id].power in ALIVE
+        ]
+        still = [machine for machine in machines if seen[machine.id].power is Power.PAUSED]
+        goal = Goal({machine.name: Wanted.PAUSED for machine in still}, networks=True)
+        PlanLoop(committed(self._life), live.id, goal).run()
+        for machine in still:
+            self._host.guests.forget(
+                machine.id
+            )  # connections did not outlive the time in which it stood still
+            with self._life.step("resume", machine.name):
+                self._host.hypervisor.resume(machine.id)
+        for machine in machines:
+            with self._life.step("awaken", machine.name) as progress:
+                awaken(self._host, self._store, live.name, machine, progress)
 
 
 def _written(found: tuple[MachineDifference, ...]) -> tuple[str, ...]:

@@ -89,10 +89,12 @@ class Submission:
         answer = self._around.store.submit(operation, lambda active: admit(kind, active), additions)
         if isinstance(answer, Refuse):
             other = answer.because
+            # of what Forkbed does by itself, the kind alone says little
+            why = f": {other.requester.command}" if other.requester.account == "forkbed" else ""
             raise OperationalError(
                 Kind.BUSY,
                 f"system {other.subject}",
-                f"is being changed: {other.kind} by {other.requester.account} (operation {other.id})",
+                f"is being changed: {other.kind} by {other.requester.account}{why} (operation {other.id})",
                 f"wait for it (`forkbed operations show {other.id}`) or cancel it "
                 f"(`forkbed operations cancel {other.id}`)",
             )

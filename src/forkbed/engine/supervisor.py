@@ -24,6 +24,7 @@ from forkbed.core.operations.rules import Refuse, admit
 from forkbed.core.systems.supervision import Deviation, backoff_s, find_deviation
 from forkbed.core.systems.view import SystemView
 from forkbed.engine.observation import observe_all
+from forkbed.engine.options import Options
 from forkbed.engine.runner import GOAL
 from forkbed.engine.surroundings import Surroundings
 from forkbed.engine.upkeep import Upkeep
@@ -49,12 +50,16 @@ class Supervisor:
     """A thread that compares all systems with what is wanted. `dispatch` is called for new operations."""
 
     def __init__(
-        self, around: Surroundings, draw_operation_id: Callable[[], OperationId], dispatch: Callable[[], None]
+        self,
+        around: Surroundings,
+        options: Options,
+        draw_operation_id: Callable[[], OperationId],
+        dispatch: Callable[[], None],
     ) -> None:
         self._around = around
         self._draw_operation_id = draw_operation_id
         self._dispatch = dispatch
-        self._upkeep = Upkeep(around, draw_operation_id)
+        self._upkeep = Upkeep(around, options, draw_operation_id)
         self._attempts: dict[SystemId, _Attempts] = {}
         self._wake = threading.Event()
         self._stopping = False

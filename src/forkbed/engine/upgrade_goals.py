@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from forkbed.base.ids import RehearsalId, SnapshotId, SystemId
+from forkbed.core.systems.goal import Goal
+from forkbed.core.systems.spec import ResolvedSystem
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,26 @@ class PromoteGoal:
 
 
 @dataclass(frozen=True, slots=True)
+class Waking:
+    """How a kept generation comes back from the snapshot it was saved as: `resolved`, brought to `goal`."""
+
+    snapshot_id: SnapshotId
+    resolved: ResolvedSystem
+    goal: Goal
+
+
+@dataclass(frozen=True, slots=True)
 class RevertGoal:
-    """Let the kept generation, which has that number, take over again. `base_id`: its disks as it does."""
+    """Let the kept generation, which has that number, take over again. `base_id`: its disks as it does.
+
+    `waking` is for the case that it is not in memory then; None if it was not saved.
+    """
 
     kept: SystemId
     generation: int
     base_id: SnapshotId
     accept_loss: bool
+    waking: Waking | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from forkbed.core.rehearsals.records import (
     declaration_digest,
 )
 from forkbed.core.rehearsals.refusals import Refusal, asleep_refusal, freeze_refusal, promotion_refusal
+from forkbed.core.systems.branch import Draws, roll_back, waking_goal
 from forkbed.core.systems.generations import kept_name
-from forkbed.core.systems.goal import Wanted
 from forkbed.core.systems.planner import ALIVE
 from forkbed.engine.branch_requests import BranchRequests
 from forkbed.engine.branching import ForkOptions
@@ -34,6 +34,7 @@ from forkbed.engine.promoting import (
     StepsBundle,
 )
 from forkbed.engine.requests import Request
+from forkbed.engine.saving import asleep, saved_of
 from forkbed.engine.submission import Submission
 from forkbed.engine.surroundings import Surroundings
 from forkbed.engine.upgrade_goals import (
@@ -47,6 +48,7 @@ from forkbed.engine.upgrade_goals import (
     PromoteGoal,
     RehearseGoal,
     RevertGoal,
+    Waking,
 )
 from forkbed.ports.store import SystemRecord
 
@@ -193,7 +195,7 @@ class UpgradeRequests:
             )
         newest = max(kept, key=lambda other: other.kept_at or 0.0)
         base_id = SnapshotId(self._options.draw_id(10))
-        goal = RevertGoal(newest.id, newest.generation, base_id, accept_loss)
+        goal = RevertGoal(newest.id, newest.generation, base_id, accept_loss, self._waking(newest))
         return self._submission.submit(
             OperationKind.REVERT,
             record.id,
@@ -202,6 +204,20 @@ class UpgradeRequests:
             request,
             other_systems=(newest.id,),
         )
+
+    def _waking(self, kept: SystemRecord) -> Waking | None:
+        """How the generation comes back if it is on the disk by then; CONFLICT if there is no room for it."""
+        saved = saved_of(self._store, kept)
+        if saved is None:
+            return None
+        if asleep(self._host, kept, saved):
+            self._branches.check_room(f"generation {kept.generation}, {kept.name}", saved)
+        draws = Draws(self._store.installation_id(), self._options.draw_id, self._options.draw_uuid)
+        resolved = roll_back(
+            kept.resolved, saved, draws, transit_pool=self._options.transit_pool, taken_transits=frozenset()
+        )
+        resolved = replace(resolved, revision=kept.revision)  # nothing new is declared
+        return Waking(saved.id, resolved, waking_goal(saved, kept.resolved, resolved))
 
     def generations(self, system: str) -> Sequence[GenerationView]:
         """The live one first, then the newest."""
@@ -307,8 +323,7 @@ class UpgradeRequests:
     def _generation(self, record: SystemRecord) -> GenerationView:
         sizes = self._host.volume_cuts.own_bytes()
         volumes = [volume.id for machine in record.resolved.machines for volume in machine.volumes]
-        paused = Wanted.PAUSED in record.wanted.values()
-        state = "live" if record.kept_of is None else "kept" if paused else "stopped"
+        state, memory_bytes = self._whereabouts(record)
         return GenerationView(
             number=record.generation,
             state=state,
@@ -316,6 +331,17 @@ class UpgradeRequests:
             since=record.kept_at or record.changed_at,
             expires_at=record.expires_at,
             own_bytes=sum(sizes.get(volume_id, 0) for volume_id in volumes),
-            memory_bytes=sum(m.spec.memory_bytes for m in record.resolved.machines if paused),
+            memory_bytes=memory_bytes,
             note=record.message,
         )
+
+    def _whereabouts(self, record: SystemRecord) -> tuple[str, int]:
+        """As of `GenerationView`: its state, and what its memory takes there."""
+        if record.kept_of is None:
+            return "live", 0
+        seen = seen_machines(self._host, record.resolved)
+        alive = {machine_id for machine_id, machine in seen.items() if machine.power in ALIVE}
+        if alive:
+            return "kept", sum(m.spec.memory_bytes for m in record.resolved.machines if m.id in alive)
+        saved = saved_of(self._store, record)
+        return ("stopped", 0) if saved is None else ("saved", saved.memory_bytes)

@@ -1,4 +1,4 @@
-"""Work off operations of upgrades: rehearse, promote, revert, maintain, compare."""
+"""Work off operations of upgrades: rehearse, promote, revert, save, maintain, compare."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from forkbed.engine.momentary import sweep_momentary
 from forkbed.engine.promotion import Promotion
 from forkbed.engine.rehearsing import Rehearsing
 from forkbed.engine.reversion import Reversion
+from forkbed.engine.saving import Saving
 from forkbed.engine.surroundings import Surroundings
 from forkbed.engine.upgrade_goals import MAINTENANCE_GOAL
 
@@ -21,6 +22,7 @@ UPGRADING = (
     OperationKind.REHEARSE,
     OperationKind.PROMOTE,
     OperationKind.REVERT,
+    OperationKind.SAVE,
     OperationKind.MAINTENANCE,
     OperationKind.DIFF,
 )
@@ -37,6 +39,7 @@ class UpgradeRunner:
             OperationKind.REHEARSE: lambda: Rehearsing(self._life).run(),
             OperationKind.PROMOTE: lambda: Promotion(self._life).run(),
             OperationKind.REVERT: lambda: Reversion(self._life).run(),
+            OperationKind.SAVE: lambda: Saving(self._life).run(),
             OperationKind.MAINTENANCE: self._maintain,
             OperationKind.DIFF: lambda: Diffing(self._life).run(),
         }

@@ -30,6 +30,7 @@ class OperationKind(StrEnum):
     DIFF = "diff"
     PROMOTE = "promote"
     REVERT = "revert"
+    SAVE = "save"  # nobody asked: a kept generation goes from memory to disk
     MAINTENANCE = "maintenance"
 
 

@@ -148,6 +148,27 @@ def rollback_goal(snapshot: Snapshot, before: ResolvedSystem, after: ResolvedSys
     return replace(goal, may_restart=True, may_destroy=frozenset(names), stop_timeout_s=0.0)
 
 
+def waking_goal(saved: Snapshot, before: ResolvedSystem, after: ResolvedSystem) -> Goal:
+    """`rollback_goal` for a generation that only waits: what ran at the cut comes back too, and stands still."""
+    goal = rollback_goal(saved, before, after, up=True)
+    restore = {machine_id: replace(memory, paused=True) for machine_id, memory in goal.restore.items()}
+    wanted = {
+        machine.name: Wanted.PAUSED if machine.id in restore else Wanted.STOPPED for machine in after.machines
+    }
+    return replace(goal, wanted=wanted, restore=restore)
+
+
+def is_still_saved(
+    snapshot: Snapshot, kept: ResolvedSystem, *, kept_at: float | None, changed_at: float
+) -> bool:
+    """Whether the snapshot holds all that the kept generation is. It ran on after the cut if somebody changed it
+    (`changed_at`) since it was kept; and a snapshot of other machines is of the generation that had its place before.
+    """
+    machines = {machine.id for machine in kept.machines}
+    is_of_it = machines == {machine.id for machine in snapshot.resolved.machines}
+    return is_of_it and changed_at <= max(snapshot.created_at, kept_at or 0.0)
+
+
 def _wanted(cut: MachineCut | None, *, cold: bool) -> Wanted:
     if cut is None or cut.power not in (Power.RUNNING, Power.PAUSED):
         return Wanted.STOPPED

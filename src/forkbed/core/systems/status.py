@@ -18,6 +18,7 @@ _UNDER_WAY = {
     OperationKind.DOWN: "stopping",
     OperationKind.POWER: "changing",
     OperationKind.RECONCILE: "recovering",
+    OperationKind.SAVE: "saving",
 }
 
 
