@@ -168,7 +168,7 @@ class Controller:
     # operations and events
 
     def operations(self, *, system: str | None, active_only: bool, limit: int) -> Sequence[Operation]:
-        """The newest first."""
+        """The newest first, without their results."""
         system_id = self._submission.record(system).id if system is not None else None
         return self._around.store.operations(system_id=system_id, active_only=active_only, limit=limit)
 

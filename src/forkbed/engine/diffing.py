@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from forkbed.base.ids import SnapshotId
 from forkbed.core.diffs.records import MachineDifference
 from forkbed.core.diffs.rules import NOISE, Selection
-from forkbed.core.diffs.systems import SystemDifference
+from forkbed.core.diffs.systems import SystemDifference, within
 from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.changes import diff_systems
 from forkbed.engine.comparing import Comparison, unquiesced
@@ -20,6 +20,9 @@ from forkbed.engine.upgrade_goals import DIFF_GOAL, DiffGoal
 from forkbed.ports.store import SystemRecord
 
 _DIFFERENCE = TypeAdapter(SystemDifference)
+# The result is kept with its operation: what nobody reads to its end is not to fill the database.
+_TEXTS = 2_000
+_TEXT_CHARACTERS = 8 * 1024 * 1024
 
 
 class Diffing:
@@ -45,7 +48,8 @@ class Diffing:
             with self._life.step("compare", f"{goal.left_name} {goal.right_name}") as progress:
                 machines = comparison.differences(progress)
                 paths = _changed_paths(machines) if goal.texts else []
-                texts = comparison.texts(paths, progress) if paths else ()
+                texts = comparison.texts(paths[:_TEXTS], progress) if paths else ()
+        texts, left_out = within(texts, _TEXT_CHARACTERS)
         difference = SystemDifference(
             left=goal.left_name,
             right=goal.right_name,
@@ -53,7 +57,7 @@ class Diffing:
             declared=tuple(diff_systems(left.resolved, right.resolved)),
             machines=machines,
             texts=texts,
-            problems=tuple(unquiesced((left, right))),
+            problems=(*unquiesced((left, right)), *_left_out(left_out + len(paths[_TEXTS:]))),
         )
         result: dict[str, object] = _DIFFERENCE.dump_python(difference, mode="json")
         return result
@@ -62,6 +66,10 @@ class Diffing:
         if snapshot_id:
             return self._forking.known(SnapshotId(snapshot_id))
         return stack.enter_context(momentary_cut(self._life, record))
+
+
+def _left_out(files: int) -> list[str]:
+    return [f"the texts of {files} more files are left out: ask for them by their paths"] if files else []
 
 
 def _changed_paths(machines: tuple[MachineDifference, ...]) -> list[str]:

@@ -132,7 +132,7 @@ class Store(Protocol):
     def operations(
         self, *, system_id: SystemId | None = None, active_only: bool = False, limit: int = 100
     ) -> Sequence[Operation]:
-        """Newest first. `system_id`: those that may change it."""
+        """Newest first, without their results, which may be large. `system_id`: those that may change it."""
 
     def set_status(
         self,

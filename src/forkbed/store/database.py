@@ -201,9 +201,10 @@ class Database:
     def operations(
         self, *, system_id: SystemId | None = None, active_only: bool = False, limit: int = 100
     ) -> Sequence[Operation]:
-        """Operations, newest first."""
+        """Operations, newest first, without their results."""
         table = schema.operations
-        query = sa.select(table).order_by(table.c.created_at.desc(), table.c.id).limit(limit)
+        columns = (sa.null().label("result") if c is table.c.result else c for c in table.columns)
+        query = sa.select(*columns).order_by(table.c.created_at.desc(), table.c.id).limit(limit)
         if system_id is not None:
             named = table.c.other_systems.contains(f'"{system_id}"', autoescape=True)
             query = query.where(sa.or_(table.c.system_id == system_id, named))

@@ -11,9 +11,10 @@ from forkbed.core.diffs.records import (
     Reading,
     ServiceChange,
     SideCounts,
+    TextDifference,
     VolumeDifference,
 )
-from forkbed.core.diffs.systems import SystemDifference, summary, total
+from forkbed.core.diffs.systems import SystemDifference, VolumeTexts, summary, total, within
 from forkbed.core.diffs.threeway import Standing
 
 _NONE = SideCounts()
@@ -61,3 +62,14 @@ def test_what_could_not_be_read_is_told() -> None:
         "boss/root: a layer is missing; partition 1 (ext4) could not be read; "
         "partition 1 (ext4) could be read in part only",
     )
+
+
+def test_texts_that_are_too_many_are_left_out_and_counted() -> None:
+    def volume(name: str, *texts: str) -> VolumeTexts:
+        return VolumeTexts("boss", name, tuple(TextDifference(t, "disk", (), ("+" * 8,)) for t in texts))
+
+    root, data = volume("root", "/a", "/b"), volume("data", "/c")
+    assert within((root, data), 24) == ((root, data), 0)
+    assert within((root, data), 20) == ((root,), 1)
+    assert within((root, data), 8) == ((volume("root", "/a"),), 2)
+    assert within((), 0) == ((), 0)

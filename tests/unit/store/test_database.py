@@ -112,6 +112,15 @@ def test_an_operation_that_ended_stays_as_it_is(store: Database) -> None:
     assert (str(again), again.details) == (str(error), ("d",))
 
 
+def test_a_list_of_operations_does_not_drag_their_results_along(store: Database) -> None:
+    store.submit(operation(), anything)
+    result: dict[str, object] = {"files": ["/a", "/b"]}
+    ended = store.set_status(OperationId("o1"), OperationStatus.SUCCEEDED, 6.0, result=result)
+    assert store.operation(OperationId("o1")) == ended
+    assert ended.result == result
+    assert store.operations() == [replace(ended, result=None)]
+
+
 def test_cancelling_is_not_forgotten_by_a_late_start(store: Database) -> None:
     store.submit(operation(), anything)
     store.set_status(OperationId("o1"), OperationStatus.CANCELLING, 5.0)

@@ -116,7 +116,7 @@ class Client(BranchingCalls, UpgradeCalls):
     def operations(
         self, *, system: str | None = None, active_only: bool = False, limit: int = 100
     ) -> Sequence[Operation]:
-        """The newest first."""
+        """The newest first, without their results: `operation` has them."""
         return self._list(Operation, "/operations", system=system, active=active_only, limit=limit)
 
     def operation(self, operation_id: str) -> OperationDetail:

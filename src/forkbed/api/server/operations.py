@@ -35,7 +35,7 @@ def operations(
     active: Annotated[bool, Query(description="Only those that have not ended.")] = False,
     limit: Annotated[int, Query(ge=1, le=10_000, description="At most so many.")] = 100,
 ) -> Sequence[Operation]:
-    """The newest first."""
+    """The newest first, without `result`: the operation itself has that."""
     return api.operations(system=system, active_only=active, limit=limit)
 
 

@@ -5,8 +5,8 @@ What the operation `diff` ends with. The same words tell a rehearsal's summary a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from forkbed.core.diffs.records import (
     Counts,
@@ -54,6 +54,23 @@ def summary(difference: SystemDifference) -> tuple[str, ...]:
             if words:
                 lines.append(f"{machine.machine}/{volume.volume}: {words}")
     return tuple(lines)
+
+
+def within(texts: Sequence[VolumeTexts], limit_characters: int) -> tuple[tuple[VolumeTexts, ...], int]:
+    """The texts that fit together into so much, in their order, and how many do not."""
+    kept, room, left_out = [], limit_characters, 0
+    for volume in texts:
+        fitting = []
+        for text in volume.texts:
+            size = sum(len(line) for line in (*text.left, *text.right))
+            if size <= room:
+                room -= size
+                fitting.append(text)
+            else:
+                left_out += 1
+        if fitting:
+            kept.append(replace(volume, texts=tuple(fitting)))
+    return tuple(kept), left_out
 
 
 def total(disk: DiskDifference) -> Counts:
