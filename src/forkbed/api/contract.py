@@ -1,4 +1,4 @@
-"""What client and server agree on besides the engine's own views: headers, limits and the bodies of requests.
+"""What client and server agree on besides the engine's own views and options: headers, limits, bodies of requests.
 
 Standard library only: the command line imports it at every start.
 """
@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.branching import ForkOptions, MachineCutSummary, SnapshotOptions
+from forkbed.engine.branching import MachineCutSummary
 from forkbed.engine.requests import PowerAction, UpOptions
 
 PREFIX = "/v1"
@@ -90,33 +90,10 @@ class GarbageBody:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotBody:
-    """`name` left out: one is made of the time. `disks_only`: no memory. `expires_in_s` left out: it stays."""
-
-    name: str = ""
-    disks_only: bool = False
-    message: str = ""
-    expires_in_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RollbackBody:
     """The name of the snapshot to go back to."""
 
     snapshot: str
-
-
-@dataclass(frozen=True, slots=True)
-class ForkBody:
-    """`at` is a snapshot's name, left out for now. `cold`: disks only, the machines boot. With `count` above 1
-    the forks are called `name-1`, `name-2`, …"""
-
-    name: str
-    at: str = ""
-    cold: bool = False
-    count: int = 1
-    expires_in_s: float | None = None
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,28 +136,6 @@ def up_body(bundle: ManifestBundle, options: UpOptions) -> UpBody:
 def up_options(body: UpBody) -> UpOptions:
     """The options that a body carries."""
     return UpOptions(restart=body.restart, destroy=frozenset(body.destroy))
-
-
-def snapshot_body(options: SnapshotOptions) -> SnapshotBody:
-    """Options as a request's body."""
-    return SnapshotBody(options.name, options.disks_only, options.message, options.expires_in_s)
-
-
-def snapshot_options(body: SnapshotBody) -> SnapshotOptions:
-    """The options that a body carries."""
-    return SnapshotOptions(body.name, body.disks_only, body.message, body.expires_in_s)
-
-
-def fork_body(options: ForkOptions) -> ForkBody:
-    """Options as a request's body."""
-    return ForkBody(
-        options.name, options.at, options.cold, options.count, options.expires_in_s, options.message
-    )
-
-
-def fork_options(body: ForkBody) -> ForkOptions:
-    """The options that a body carries."""
-    return ForkOptions(body.name, body.at, body.cold, body.count, body.expires_in_s, body.message)
 
 
 def entity_tag(revision: int) -> str:

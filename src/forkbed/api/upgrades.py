@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from forkbed.api.contract import BundleBody, bundle_body, bundle_of
 from forkbed.core.rehearsals.bundle import StepsBundle
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.promoting import DiffOptions, PromoteOptions, RehearseOptions
+from forkbed.engine.promoting import DiffOptions, RehearseOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,6 @@ class DiffBody:
     paths: tuple[str, ...] = ()
     texts: bool = False
     everything: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PromoteBody:
-    """`max_freeze_s`: give up and let the original go on when it stood still for that long. `keep_attempt`: an
-    attempt that failed stays as a fork to be studied."""
-
-    max_freeze_s: float | None = None
-    keep_attempt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +103,3 @@ def diff_body(left: str, right: str, options: DiffOptions) -> DiffBody:
 def diff_options(body: DiffBody) -> DiffOptions:
     """The options that a body carries."""
     return DiffOptions(body.base, body.paths, body.texts, body.everything)
-
-
-def promote_body(options: PromoteOptions) -> PromoteBody:
-    """Options as a request's body."""
-    return PromoteBody(options.max_freeze_s, options.keep_attempt)
-
-
-def promote_options(body: PromoteBody) -> PromoteOptions:
-    """The options that a body carries."""
-    return PromoteOptions(body.max_freeze_s, body.keep_attempt)

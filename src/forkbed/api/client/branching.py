@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from forkbed.api.client.calls import PATIENCE_S, Calls, segment
 from forkbed.api.client.following import follow
 from forkbed.api.codec import decode
-from forkbed.api.contract import PREFIX, RollbackBody, fork_body, snapshot_body
+from forkbed.api.contract import PREFIX, RollbackBody
 from forkbed.core.operations.records import Operation
 from forkbed.engine.branching import (
     ForkOptions,
@@ -30,8 +30,8 @@ class BranchingCalls(Calls):
         idempotency_key: str | None = None,
     ) -> Operation:
         """Keep one instant of all machines of a system. The operation's result holds `snapshot`, its name."""
-        path, body = f"{_path(system)}/snapshots", snapshot_body(options)
-        return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
+        path = f"{_path(system)}/snapshots"
+        return self._start(path, options, if_match=if_match, idempotency_key=idempotency_key)
 
     def snapshots(self, system: str) -> Sequence[SnapshotSummary]:
         """The oldest first, automatic ones too."""
@@ -60,8 +60,8 @@ class BranchingCalls(Calls):
         idempotency_key: str | None = None,
     ) -> Operation:
         """Make isolated copies of a system. The operation's result is a `ForkResult`."""
-        path, body = f"{_path(system)}/forks", fork_body(options)
-        return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
+        path = f"{_path(system)}/forks"
+        return self._start(path, options, if_match=if_match, idempotency_key=idempotency_key)
 
     def discard(
         self, fork: str, *, if_match: int | None = None, idempotency_key: str | None = None

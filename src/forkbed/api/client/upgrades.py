@@ -10,7 +10,6 @@ from forkbed.api.upgrades import (
     MaintenanceBody,
     RevertBody,
     diff_body,
-    promote_body,
     rehearse_body,
 )
 from forkbed.core.operations.records import Operation
@@ -65,9 +64,7 @@ class UpgradeCalls(Calls):
         options: PromoteOptions = PromoteOptions(),  # noqa: B008
     ) -> PromotionPlan:
         """What `promote` would do, and why it would be refused."""
-        return decode(
-            PromotionPlan, self._write("POST", f"{_rehearsal(rehearsal)}/plan", promote_body(options))
-        )
+        return decode(PromotionPlan, self._write("POST", f"{_rehearsal(rehearsal)}/plan", options))
 
     def promote(
         self,
@@ -78,8 +75,8 @@ class UpgradeCalls(Calls):
         idempotency_key: str | None = None,
     ) -> Operation:
         """Let what was rehearsed take over. The operation's result is a `PromoteResult`."""
-        path, body = f"{_rehearsal(rehearsal)}/promote", promote_body(options)
-        return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
+        path = f"{_rehearsal(rehearsal)}/promote"
+        return self._start(path, options, if_match=if_match, idempotency_key=idempotency_key)
 
     def revert(
         self,

@@ -11,14 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
 from forkbed.api.codec import encode
-from forkbed.api.contract import (
-    EVENT_STREAM,
-    ForkBody,
-    RollbackBody,
-    SnapshotBody,
-    fork_options,
-    snapshot_options,
-)
+from forkbed.api.contract import EVENT_STREAM, RollbackBody
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS, problems
 from forkbed.api.server.context import Api, Shared
 from forkbed.api.server.event_streams import follow_intents, stream_response
@@ -26,7 +19,7 @@ from forkbed.api.server.operations import STREAM, LastEventId, SystemFilter
 from forkbed.api.server.systems import SystemName
 from forkbed.api.server.writes import Write, accepted
 from forkbed.core.operations.records import Operation
-from forkbed.engine.branching import IntentView, SnapshotSummary, TreeNode
+from forkbed.engine.branching import ForkOptions, IntentView, SnapshotOptions, SnapshotSummary, TreeNode
 
 router = APIRouter(tags=["snapshots and forks"])
 
@@ -35,11 +28,11 @@ router = APIRouter(tags=["snapshots and forks"])
     "/systems/{system}/snapshots", status_code=202, summary="Take a snapshot", responses=WRITE_PROBLEMS
 )
 def snapshot(
-    system: SystemName, body: SnapshotBody, api: Api, request: Write, response: Response
+    system: SystemName, body: SnapshotOptions, api: Api, request: Write, response: Response
 ) -> Operation:
     """Keep one instant of all machines of a system: disks, and memory unless `disks_only`. The operation's
     result holds `snapshot`, its name."""
-    return accepted(api.snapshot(system, snapshot_options(body), request), response)
+    return accepted(api.snapshot(system, body, request), response)
 
 
 @router.get("/systems/{system}/snapshots", summary="List a system's snapshots", responses=READ_PROBLEMS)
@@ -81,11 +74,11 @@ def rollback(
 
 
 @router.post("/systems/{system}/forks", status_code=202, summary="Fork a system", responses=WRITE_PROBLEMS)
-def fork(system: SystemName, body: ForkBody, api: Api, request: Write, response: Response) -> Operation:
+def fork(system: SystemName, body: ForkOptions, api: Api, request: Write, response: Response) -> Operation:
     """Make isolated copies of a running system, memory, disks and network identity included. The operation's
     result holds `forks` (the names of the new systems), `cut_at`, `skew_s` and `machines` (how long each stood
     still). Whoever may fork may read what the original keeps secret."""
-    return accepted(api.fork(system, fork_options(body), request), response)
+    return accepted(api.fork(system, body, request), response)
 
 
 @router.post("/systems/{system}/discard", status_code=202, summary="Discard a fork", responses=WRITE_PROBLEMS)

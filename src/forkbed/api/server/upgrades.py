@@ -14,17 +14,15 @@ from forkbed.api.server.writes import Write, accepted
 from forkbed.api.upgrades import (
     DiffBody,
     MaintenanceBody,
-    PromoteBody,
     RehearseBody,
     RevertBody,
     diff_options,
-    promote_options,
     rehearse_options,
     steps_of,
 )
 from forkbed.core.operations.records import Operation
 from forkbed.core.rehearsals.records import Rehearsal
-from forkbed.engine.promoting import GenerationView, PromotionPlan
+from forkbed.engine.promoting import GenerationView, PromoteOptions, PromotionPlan
 
 router = APIRouter(tags=["upgrades"])
 RehearsalName = Annotated[str, Path(description="The rehearsal's name.")]
@@ -58,9 +56,9 @@ def diff(body: DiffBody, api: Api, request: Write, response: Response) -> Operat
 @router.post(
     "/rehearsals/{rehearsal}/plan", summary="Show what a promotion would do", responses=WRITE_PROBLEMS
 )
-def promotion_plan(rehearsal: RehearsalName, body: PromoteBody, api: Api) -> PromotionPlan:
+def promotion_plan(rehearsal: RehearsalName, body: PromoteOptions, api: Api) -> PromotionPlan:
     """Every step of a promotion, the predicted freeze, and why it would be refused. Nothing changes."""
-    return api.promotion_plan(rehearsal, promote_options(body))
+    return api.promotion_plan(rehearsal, body)
 
 
 @router.post(
@@ -70,13 +68,13 @@ def promotion_plan(rehearsal: RehearsalName, body: PromoteBody, api: Api) -> Pro
     responses=WRITE_PROBLEMS,
 )
 def promote(
-    rehearsal: RehearsalName, body: PromoteBody, api: Api, request: Write, response: Response
+    rehearsal: RehearsalName, body: PromoteOptions, api: Api, request: Write, response: Response
 ) -> Operation:
     """Replay the rehearsed steps on a cut of now while the system stands still, and let the result take over. If
     anything fails before that, the system goes on as it was. The operation's result holds `generation`, `freeze_s`,
     `predicted_s` and `kept` (the system with the generation before). An attempt that failed stays as a fork, one of
     the operation's `other_systems`, unless `keep_attempt` is false."""
-    return accepted(api.promote(rehearsal, promote_options(body), request), response)
+    return accepted(api.promote(rehearsal, body, request), response)
 
 
 @router.post(
