@@ -34,7 +34,7 @@ class Networks(Protocol):
         """Remove every part of the network, also of a half-made one."""
 
     def bridge_name(self, network: ResolvedNetwork) -> str:
-        """The host bridge that NICs on this network are joined to (the host's own for an uplink `bridge`)."""
+        """The bridge that NICs on this network are joined to. It stays the same whatever the uplink becomes."""
 
     def namespace(self, network: ResolvedNetwork) -> str:
         """Path of the network namespace from which the network's machines can be reached."""

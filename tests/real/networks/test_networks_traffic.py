@@ -13,30 +13,21 @@ import pytest
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.networks.publications import ANY_ADDRESS
-from forkbed.core.systems.spec import Protocol, PublishSpec, ResolvedNetwork, UplinkKind
-from forkbed.drivers.networks import namespaces
+from forkbed.core.systems.spec import Protocol, PublishSpec, UplinkKind
 from tests.real.networks.world import (
     HOST,
     HOST_ADDRESS,
-    LAST,
     RUNTIME,
     SOON_S,
     WORLD,
     WORLD_ADDRESS,
     Guest,
     World,
-    arp,
-    beacon,
-    dhcp,
-    ethernet,
     inet_socket,
-    ipv4,
     isolated,
     listener,
-    packet_port,
     run,
     tcp_reaches,
-    udp,
     udp_reaches,
 )
 from tests.unit.networks.builders import machine, network
@@ -326,99 +317,6 @@ def test_without_forwarding_on_the_host_it_is_said_what_to_do(world: World) -> N
         world.ensure(network(uplink=UplinkKind.NAT, transit="198.19.0.0/31"))
     assert "forkbed host prepare" in refused.value.remedy
     world.ensure(network())
-
-
-def host_bridge(net: ResolvedNetwork) -> None:
-    """A bridge of the host's with an address of the host's own and an outsider on it."""
-    run(f"ip link add {net.spec.bridge} type bridge mcast_snooping 0")
-    run(f"ip link set {net.spec.bridge} up")
-    run(f"ip addr add 10.20.0.2/24 dev {net.spec.bridge}")
-    run("ip netns add outsider")
-    run(f"ip link add lan0 master {net.spec.bridge} type veth peer name eth0 netns outsider")
-    run("ip link set lan0 up")
-    run("ip -n outsider link set eth0 up")
-    run("ip -n outsider addr add 10.20.0.3/24 dev eth0")
-
-
-@isolated
-def test_a_guest_on_a_host_bridge_is_filtered_there(world: World) -> None:
-    net = network(uplink=UplinkKind.BRIDGE, bridge="br0")
-    fixed = machine("fixed", (net, "10.20.0.10"), declared=True)
-    roaming = machine("roaming", (net, "10.20.0.11"))
-    with pytest.raises(OperationalError, match="no bridge named br0"):
-        world.ensure(net, fixed, roaming)
-    assert world.networks.networks() == []
-    host_bridge(net)
-    world.ensure(net, fixed, roaming)
-    assert world.health() == {"net1": True}
-    assert world.networks.bridge_name(net) == "br0"
-    assert world.networks.namespace(net) == "/proc/self/ns/net"
-    a, b = world.plug(net, fixed, roaming)
-    outsider = namespaces.path_of("outsider")
-    witness = packet_port(outsider, "eth0")
-    everybody, broadcast = "ff:ff:ff:ff:ff:ff", "255.255.255.255"
-
-    def sent(guest: Guest, address: str, *, mac: str = "") -> bytes:
-        frame = ipv4(address, broadcast, 17, udp(7, 7, b"hello-out"))
-        return ethernet(mac or guest.mac, everybody, 0x0800, frame)
-
-    def passes(guest: Guest, frame: bytes) -> bool:
-        witness.drain()
-        guest.port().send(frame)
-        guest.port().send(beacon(guest, everybody, broadcast, LAST))
-        return witness.sees_before(b"hello-out", LAST)
-
-    assert passes(a, sent(a, "10.20.0.10"))
-    assert passes(b, sent(b, "10.20.0.77")), "its address comes from outside"
-    for guest, frame in (
-        (a, sent(a, "10.20.0.77")),
-        (a, sent(a, "10.20.0.10", mac=b.mac)),
-        (b, sent(b, "10.20.0.10")),
-        (b, sent(b, GATEWAY)),
-        (b, sent(b, "192.0.2.1")),
-        (
-            b,
-            ethernet(
-                b.mac,
-                everybody,
-                0x0806,
-                arp(2, (b.mac, GATEWAY), (everybody, GATEWAY)) + b"hello-out",
-            ),
-        ),
-        (
-            b,
-            ethernet(
-                b.mac,
-                everybody,
-                0x0800,
-                ipv4("10.20.0.77", broadcast, 17, udp(67, 68, dhcp(2, b.mac, b"hello-out"))),
-            ),
-        ),
-    ):
-        assert not passes(guest, frame)
-    assert a.ping("10.20.0.3") and a.ping(b.address)
-
-
-@isolated
-def test_a_guest_on_a_host_bridge_talks_to_the_host_only_when_spoken_to(world: World) -> None:
-    net = network(uplink=UplinkKind.BRIDGE, bridge="br0")
-    a = machine("a", (net, "10.20.0.10"))
-    host_bridge(net)
-    world.ensure(net, a)
-    (guest,) = world.plug(net, a)
-    with listener(HOST, 2222) as server, listener(guest.path, 22) as ssh:
-        assert not tcp_reaches(guest.path, "10.20.0.2", 2222, server, 0.3)[0]
-        assert not tcp_reaches(guest.path, HOST_ADDRESS, 2222, server, 0.3)[0]
-        assert not guest.ping("10.20.0.2", wait_s=0.3)
-        assert tcp_reaches(HOST, "10.20.0.10", 22, ssh)[0]
-        # The bridge's other ports are none of ours.
-        assert tcp_reaches(namespaces.path_of("outsider"), "10.20.0.2", 2222, server)[0]
-        world.drop_rules()
-        assert tcp_reaches(guest.path, "10.20.0.2", 2222, server)[0], "no way even without rules"
-    world.ensure(net, a)
-    assert world.networks.remove(net.id) == "changed"
-    assert "br0" in run("ip -br link"), "the bridge is the host's"
-    assert run("nft list tables") == ""
 
 
 @isolated

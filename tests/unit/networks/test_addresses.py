@@ -97,7 +97,9 @@ def test_interface_names_fit_and_bear_the_installation(identity: str, index: int
         names.bridge_name(installation, network),
         names.service_port_name(installation, network),
         names.transit_name(installation, network),
+        names.uplink_port_name(installation, network),
+        names.outer_port_name(installation, network),
         names.tap_name(installation, MachineId(identity), index),
     }
-    assert len(made) == 4
+    assert len(made) == 6
     assert all(len(name) <= 15 and name.startswith("fbab12") for name in made)

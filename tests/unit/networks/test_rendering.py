@@ -64,7 +64,7 @@ def test_filters(policy: Ipv6Policy) -> None:
             subnet=NAT.spec.subnet,
             gateway=NAT.gateway,
             ipv6=policy,
-            service_port="fbt1st00000001s",
+            port="fbt1st00000001s",
             ports=guest_ports(NAT, [BOSS, OPS]),
         )
     )
@@ -80,7 +80,13 @@ def test_filters_on_a_host_bridge_hold_only_declared_addresses() -> None:
     assert [port.address for port in ports] == [IPv4Address("10.20.0.10"), None]
     text = filters.render_filters(
         filters.FilteredNetwork(
-            "fbt1st00000001", bridged.spec.subnet, bridged.gateway, Ipv6Policy.BLOCK, "", ports
+            "fbt1st00000001",
+            bridged.spec.subnet,
+            bridged.gateway,
+            Ipv6Policy.BLOCK,
+            "fbt1st00000001u",
+            ports,
+            on_host_bridge=True,
         )
     )
     assert same_as_golden("filters-host-bridge.nft", text)

@@ -31,6 +31,16 @@ def transit_name(installation: InstallationId, network: NetworkId) -> str:
     return f"{bridge_name(installation, network)}t"
 
 
+def uplink_port_name(installation: InstallationId, network: NetworkId) -> str:
+    """The end on the network's bridge of the veth that leads to a bridge of the host; 15 characters."""
+    return f"{bridge_name(installation, network)}u"
+
+
+def outer_port_name(installation: InstallationId, network: NetworkId) -> str:
+    """The end of that veth on the host's bridge; 15 characters."""
+    return f"{bridge_name(installation, network)}o"
+
+
 def tap_name(installation: InstallationId, machine: MachineId, nic_index: int) -> str:
     """The host's end of a machine's NIC, counted from 0; 14 characters."""
     return f"{interface_prefix(installation)}{_short_hash(f'{machine}/{nic_index}')}"

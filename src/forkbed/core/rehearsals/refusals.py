@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.rehearsals.records import Rehearsal, RehearsalStatus, declaration_digest
-from forkbed.core.systems.generations import exchange_refusal
 from forkbed.core.systems.spec import ResolvedSystem
 
 
@@ -34,10 +33,6 @@ def promotion_refusal(rehearsal: Rehearsal, system: ResolvedSystem) -> Refusal |
             f"the manifest or an image has changed since: it was rehearsed with revision {rehearsal.revision}, "
             f"and revision {system.revision} is another",
             "rehearse again",
-        )
-    if fixed := exchange_refusal(system):
-        return Refusal(
-            fixed, "declare the network with `uplink: nat` and publish its ports, then rehearse again"
         )
     return None
 

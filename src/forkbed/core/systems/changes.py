@@ -4,8 +4,8 @@ Pure. Compares two revisions, value by value, for people. The planner decides fr
 beforehand what that will mean, and a test holds the two together:
 
 - live: labels, publish, setup, ready, checks, after, restart, maintenance, a network's uplink and IPv6
-- restart: shape, NICs, an address that moves, volumes added or grown, all that comes with the seed; a subnet or
-  host bridge for all on it
+- restart: shape, NICs, an address that moves, volumes added or grown, all that comes with the seed; a subnet
+  for all on it
 - destroy: an image's other content, a volume that shrinks or goes, a machine that goes
 """
 
@@ -188,10 +188,9 @@ def _network_fields(network: NetworkSpec) -> tuple[FieldChange, ...]:
 
 
 def _network(old: NetworkSpec, new: NetworkSpec) -> Iterator[_Found]:
-    """A subnet moves addresses, and a host bridge is where taps are plugged in: both at the start of a machine."""
-    bridged = UplinkKind.BRIDGE in (old.uplink, new.uplink)
+    """A subnet moves addresses, at the start of a machine; the way out changes behind the bridge guests are on."""
     yield from _value("subnet", str(old.subnet), str(new.subnet), RESTART)
-    yield from _value("uplink", _uplink(old), _uplink(new), RESTART if bridged else LIVE)
+    yield from _value("uplink", _uplink(old), _uplink(new), LIVE)
     yield from _value("ipv6", str(old.ipv6), str(new.ipv6), LIVE)
 
 

@@ -15,7 +15,6 @@ from forkbed.core.systems.spec import (
     ResolvedMachine,
     ResolvedNetwork,
     ResolvedSystem,
-    UplinkKind,
 )
 
 
@@ -68,10 +67,9 @@ def seed_digest(system: ResolvedSystem, machine: ResolvedMachine) -> str:
 
 def definition_digest(system: ResolvedSystem, machine: ResolvedMachine) -> str:
     """Of all that a start of the machine fixes: shape, disks, NICs and the seed it boots from."""
-    wires = [  # the subnet's length too: a guest learns it when it asks for its address
-        (network.spec.bridge if network.spec.uplink is UplinkKind.BRIDGE else "", network.spec.subnet)
-        for network in (system.network(nic.network_id) for nic in machine.nics)
-    ]
+    # The subnet's length too: a guest learns it when it asks for its address. The empty word stood for a bridge of
+    # the host; without it every machine of an earlier version would seem to need a restart.
+    wires = [("", system.network(nic.network_id).spec.subnet) for nic in machine.nics]
     return _digest(
         "definition",
         machine.uuid,

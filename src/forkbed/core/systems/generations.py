@@ -69,14 +69,6 @@ def exchange(live: ResolvedSystem, other: ResolvedSystem, *, generation: int, at
     return Exchange(coming, leaving)
 
 
-def exchange_refusal(live: ResolvedSystem) -> str:
-    """Why the system's machines cannot change places while they run; "" if they can."""
-    bridged = [network.spec.name for network in live.networks if network.spec.uplink is UplinkKind.BRIDGE]
-    if bridged:
-        return f"network {bridged[0]} is a host's bridge, to which a running machine cannot be moved"
-    return ""
-
-
 def _moved(machine: ResolvedMachine, home: ResolvedSystem) -> ResolvedMachine:
     return replace(machine, born_in=machine.born_in or home.name)
 

@@ -210,7 +210,11 @@ class RealGuests:
                 Kind.UNREACHABLE, f"machine {machine.name}", "it has no network, so ssh cannot reach it"
             )
         answering = self._answering.get(machine.id)
-        if answering is None or answering[0] not in places or not self._ssh.is_connected(machine.id):
+        if answering is not None and answering[0] not in places:
+            # Its network leads elsewhere now: the kept connection comes from a namespace that is gone.
+            self._ssh.retire(machine.id)
+            answering = None
+        if answering is None or not self._ssh.is_connected(machine.id):
             answering = self._find_greeting(address, _COMMAND_CONNECT_TIMEOUT_S)
         if answering is None:
             raise OperationalError(

@@ -13,6 +13,9 @@ Stateless, because bridges need not have connection tracking. A guest port may s
 It receives only frames for its own MAC and to groups. Frames that may pass carry a mark; whatever comes from
 one of the installation's interfaces without it is dropped by the table in `host_rules`, so a port that no network
 knows is silent rather than free.
+
+What comes in through the port towards a bridge of the host is the outside's: it may be anything but what the outside
+announces by IPv6. What leaves through it gets another mark, since it arrives once more, at the veth's other end.
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from forkbed.core.systems.spec import Ipv6Policy
 
 MARK_INSIDE = 0x0FBD0001
-"""On frames that may pass between the ports of a network's own bridge."""
+"""On frames that may pass between the ports of a network's bridge."""
 
 MARK_OUTSIDE = 0x0FBD0002
-"""On frames that may pass from a guest port of a host bridge, to the host too (see `host_rules`)."""
+"""On frames that leave for a bridge of the host, where they may reach the host too (see `host_rules`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,18 @@ class GuestPort:
 
 @dataclass(frozen=True, slots=True)
 class FilteredNetwork:
-    """What the filters of a network depend on. `service_port` is empty on a host bridge."""
+    """What the filters of a network depend on.
+
+    `port` joins its bridge to the service namespace or, with `on_host_bridge`, to a bridge of the host.
+    """
 
     table: str
     subnet: IPv4Network
     gateway: IPv4Address
     ipv6: Ipv6Policy
-    service_port: str
+    port: str
     ports: tuple[GuestPort, ...]
+    on_host_bridge: bool = False
 
 
 def render_filters(network: FilteredNetwork) -> str:
@@ -69,7 +76,7 @@ def render_filters(network: FilteredNetwork) -> str:
         _ipv4(network),
         _ipv6(network) if network.ipv6 is Ipv6Policy.LINK_LOCAL else "",
         _forward(network),
-        _OUTPUT if network.service_port else "",
+        _OUTPUT,
     ]
     return replace_table("bridge", network.table, sections)
 
@@ -96,7 +103,7 @@ def render_set(name: str, declaration: str, elements: Iterable[str]) -> str:
 def _sets(network: FilteredNetwork) -> str:
     ports = network.ports
     fixed = [port for port in ports if port.address is not None]
-    local = [port.tap for port in ports] + [network.service_port] * bool(network.service_port)
+    local = [*(port.tap for port in ports), network.port]
     sets = [
         render_set("guests", "type ifname", [f'"{port.tap}"' for port in ports]),
         render_set("local_ports", "type ifname", [f'"{name}"' for name in local]),
@@ -132,15 +139,14 @@ def _sets(network: FilteredNetwork) -> str:
     return "\n".join(sets)
 
 
-def _pass(network: FilteredNetwork) -> str:
-    return f"meta mark set {MARK_INSIDE if network.service_port else MARK_OUTSIDE:#010x} accept"
+_PASS = f"meta mark set {MARK_INSIDE:#010x} accept"
 
 
 def _prerouting(network: FilteredNetwork) -> str:
-    service = f'\n\t\tiifname "{network.service_port}" {_pass(network)}' if network.service_port else ""
     return f"""
 	chain prerouting {{
-		type filter hook prerouting priority -300; policy accept;{service}
+		type filter hook prerouting priority -300; policy accept;
+		iifname "{network.port}" {_PASS}
 		iifname @guests goto guest
 	}}"""
 
@@ -167,14 +173,13 @@ _ARP_CHECKS = """
 
 
 def _arp(network: FilteredNetwork) -> str:
-    passed = _pass(network)
     # A probe (RFC 5227) asks from 0.0.0.0. It may ask for the guest's own address only: asking for another's
     # would look like a conflict to a neighbour that is probing too.
     return f"""
 	chain guest_arp {{
 		jump well_formed_arp
-		iifname . arp saddr ether . arp saddr ip @sources {passed}
-		arp operation request arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @sources {passed}
+		iifname . arp saddr ether . arp saddr ip @sources {_PASS}
+		arp operation request arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @sources {_PASS}
 		iifname @roaming goto roaming_arp
 		drop
 	}}
@@ -182,13 +187,12 @@ def _arp(network: FilteredNetwork) -> str:
 		iifname . arp saddr ether != @macs drop
 		arp saddr ip @fixed_addresses drop
 		arp saddr ip {network.gateway} drop
-		arp saddr ip {{ 0.0.0.0, {network.subnet} }} {passed}
+		arp saddr ip {{ 0.0.0.0, {network.subnet} }} {_PASS}
 		drop
 	}}"""
 
 
 def _ipv4(network: FilteredNetwork) -> str:
-    passed = _pass(network)
     # Only what is fully seen passes as DHCP: a first fragment too short to hold the client's MAC does not, and
     # without a first fragment the others come to nothing. A relay's address would direct the answer elsewhere.
     return f"""
@@ -196,7 +200,7 @@ def _ipv4(network: FilteredNetwork) -> str:
 		udp dport 68 drop
 		udp sport 67 drop
 		udp dport 67 goto guest_dhcp
-		iifname . ether saddr . ip saddr @sources {passed}
+		iifname . ether saddr . ip saddr @sources {_PASS}
 		iifname @roaming goto roaming_ipv4
 		drop
 	}}
@@ -204,21 +208,20 @@ def _ipv4(network: FilteredNetwork) -> str:
 		udp sport != 68 drop
 		iifname . @th,288,48 != @dhcp_clients drop
 		@th,256,32 != 0 drop
-		ip saddr 0.0.0.0 ip daddr 255.255.255.255 iifname . @th,288,48 @dhcp_clients {passed}
-		iifname . ether saddr . ip saddr @sources iifname . @th,288,48 @dhcp_clients {passed}
+		ip saddr 0.0.0.0 ip daddr 255.255.255.255 iifname . @th,288,48 @dhcp_clients {_PASS}
+		iifname . ether saddr . ip saddr @sources iifname . @th,288,48 @dhcp_clients {_PASS}
 		iifname @roaming iifname . @th,288,48 @dhcp_clients goto roaming_ipv4
 		drop
 	}}
 	chain roaming_ipv4 {{
 		ip saddr @fixed_addresses drop
 		ip saddr {network.gateway} drop
-		ip saddr {network.subnet} {passed}
+		ip saddr {network.subnet} {_PASS}
 		drop
 	}}"""
 
 
 def _ipv6(network: FilteredNetwork) -> str:
-    passed = _pass(network)
     within_link = "ip6 daddr { fe80::/10, ff02::/16 }"
     return f"""
 	chain guest_ipv6 {{
@@ -228,28 +231,31 @@ def _ipv6(network: FilteredNetwork) -> str:
 		udp dport 546 drop
 		icmpv6 type nd-neighbor-advert iifname . @th,64,128 @link_local_targets goto own_link_local
 		icmpv6 type nd-neighbor-advert drop
-		ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @link_local_targets {passed}
-		ip6 saddr :: icmpv6 type mld2-listener-report {passed}
+		ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @link_local_targets {_PASS}
+		ip6 saddr :: icmpv6 type mld2-listener-report {_PASS}
 		goto own_link_local
 	}}
 	chain own_link_local {{
-		iifname . ip6 saddr @link_locals {within_link} {passed}
+		iifname . ip6 saddr @link_locals {within_link} {_PASS}
 		drop
 	}}"""
 
 
 def _forward(network: FilteredNetwork) -> str:
-    foreign = """
-		oifname @guests iifname != @local_ports drop
-		iifname @guests oifname != @local_ports drop"""
-    # What the outside announces by IPv6 is not for a guest whose own IPv6 does not leave.
-    announced = (
-        "icmpv6 type nd-router-advert " if network.ipv6 is Ipv6Policy.LINK_LOCAL else "ether type ip6 "
-    )
-    rules = foreign if network.service_port else f"\n\t\toifname @guests {announced}drop"
+    outside = ""
+    if network.on_host_bridge:
+        # What the outside announces by IPv6 is not for a guest whose own IPv6 does not leave.
+        announced = (
+            "icmpv6 type nd-router-advert " if network.ipv6 is Ipv6Policy.LINK_LOCAL else "ether type ip6 "
+        )
+        outside = f"""
+		oifname @guests {announced}drop
+		oifname "{network.port}" meta mark set {MARK_OUTSIDE:#010x}"""
     return f"""
 	chain forward {{
-		type filter hook forward priority -300; policy accept;{rules}
+		type filter hook forward priority -300; policy accept;
+		oifname @guests iifname != @local_ports drop
+		iifname @guests oifname != @local_ports drop{outside}
 		oifname @guests ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs drop
 	}}"""
 

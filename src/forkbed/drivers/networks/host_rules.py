@@ -1,7 +1,9 @@
 """The host's side of all networks of an installation: two nftables tables, rendered from the records. Pure.
 
 `table bridge fb…guard` drops what comes from an interface of the installation unless the filters of a network
-marked it (see `filters`), and whatever guests address to the host itself.
+marked it (see `filters`), and whatever guests address to the host itself. The veth to a bridge of the host bears our
+name at both ends: so the guard sees frames again where they come out there, and passes only those that its network
+let leave. They keep their mark, by which `inet` knows them on the host's bridge.
 
 `table inet fb…host` is NAT and the wall between guests and host:
 
@@ -23,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from forkbed.base.ids import InstallationId
-from forkbed.core.networks.names import interface_prefix, transit_name
+from forkbed.core.networks.names import interface_prefix, outer_port_name, transit_name
 from forkbed.core.networks.publications import ANY_ADDRESS, Publication
 from forkbed.core.systems.spec import Protocol
 from forkbed.drivers.networks.filters import (
@@ -52,31 +54,34 @@ def render_host_rules(installation: InstallationId, records: Sequence[Record]) -
         return remove_table("bridge", guard_table(installation)) + remove_table(
             "inet", host_table(installation)
         )
-    return _guard(installation) + _host(installation, [r for r in records if r.transit], records)
+    return _guard(installation, records) + _host(installation, [r for r in records if r.transit], records)
 
 
-def _guard(installation: InstallationId) -> str:
+def _guard(installation: InstallationId, records: Iterable[Record]) -> str:
     ours = f'iifname "{interface_prefix(installation)}*"'
+    outer = [outer_port_name(installation, record.network_id) for record in records if record.outside]
+    outer_ports = render_set("outer_ports", "type ifname", [f'"{name}"' for name in outer])
+    let_out = f"iifname @outer_ports meta mark {MARK_OUTSIDE:#010x} accept"
     chains = f"""
 	chain prerouting {{
 		type filter hook prerouting priority -299; policy accept;
+		{let_out}
 		{ours} meta mark {MARK_INSIDE:#010x} meta mark set 0 accept
-		{ours} meta mark != {MARK_OUTSIDE:#010x} drop
+		{ours} drop
 	}}
 	chain input {{
 		type filter hook input priority -299; policy accept;
-		{ours} meta mark != {MARK_OUTSIDE:#010x} drop
+		{let_out}
+		{ours} drop
 	}}"""
-    return replace_table("bridge", guard_table(installation), [chains])
+    return replace_table("bridge", guard_table(installation), [outer_ports, chains])
 
 
 def _host(installation: InstallationId, linked: Sequence[Record], records: Sequence[Record]) -> str:
     names = {record.network_id: transit_name(installation, record.network_id) for record in linked}
     sets = [
         render_set("transits", "type ifname", [f'"{name}"' for name in names.values()]),
-        render_set(
-            "bridges", "type ifname", [f'"{record.bridge}"' for record in records if not record.outside]
-        ),
+        render_set("bridges", "type ifname", [f'"{record.bridge}"' for record in records]),
         render_set(
             "nat",
             "type ifname . ipv4_addr",

@@ -3,8 +3,10 @@
 A network is made in the order record, filters, service namespace, bridge, dnsmasq, and taken apart with the filters
 last: at no time is there a bridge whose ports no filter watches, or a part that no record or namespace tells of.
 
-On a host bridge (`uplink: bridge:NAME`) there are only the filters: addresses come from outside, and only one that the
-manifest declares is held against the guest; else it may use any of the subnet that is nobody's here.
+One that leads to a bridge of the host (`uplink: bridge:NAME`) has a bridge of its own too, and a port that joins the
+two in place of a service namespace: addresses come from outside, and only one that the manifest declares is held
+against the guest; else it may use any of the subnet that is nobody's here. So guests never change bridges, whatever
+becomes of their network's way out.
 
 A fork's network whose original has a way out (`UplinkKind.RECORDED`) is one of our own in any case, with a recorder in
 its service namespace at which everything for elsewhere ends. There `bridge` names the original's host bridge, if it was
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import json
 import pwd
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -29,13 +31,13 @@ from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, UplinkKi
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import NetworkView
 from forkbed.drivers.networks import dnsmasq, filters, host_rules, namespaces, nft
-from forkbed.drivers.networks.links import Link, Links
+from forkbed.drivers.networks.links import Links
 from forkbed.drivers.networks.recorder import files, program
 from forkbed.drivers.networks.recorder.kept import KeptIntents
 from forkbed.drivers.networks.recorder.settings import Settings
 from forkbed.drivers.networks.records import Record, Records, write_if_changed
 from forkbed.drivers.networks.refusals import refuse_conflicts
-from forkbed.drivers.networks.segment import Outside, Segment, SegmentSpec
+from forkbed.drivers.networks.segment import BridgedSpec, Outside, Segment, SegmentSpec
 
 MTU = 1442
 """Of every NIC from its first day: leaves room for a tunnel between hosts."""
@@ -84,7 +86,8 @@ class LinuxNetworks:
                 owner = owners.get(network_id, SystemId(""))
                 views.append(NetworkView(network_id, owner, "", healthy=False))
                 continue
-            healthy = self._tables_of(record) <= tables and self._has_parts(record, interfaces)
+            is_whole = self._segment(network_id).is_whole(record, interfaces)
+            healthy = self._tables_of(record) <= tables and is_whole
             views.append(NetworkView(network_id, record.system_id, record.digest, healthy))
         return views
 
@@ -112,7 +115,11 @@ class LinuxNetworks:
             )
             segment = self._segment(network.id)
             if wanted.outside:
-                changed |= segment.remove()
+                ports = guest_ports(network, members)
+                before = known.get(network.id)
+                was_interrupted = before is not None and not before.digest
+                bridged = BridgedSpec(wanted.outside, network, self._mtu, ports, was_interrupted)
+                changed |= segment.ensure_on_host_bridge(bridged)
             else:
                 names_files = self._dnsmasq_files(wanted, system_name, network, members)
                 recorded = self._outside(wanted, network, members) if wanted.recorded else None
@@ -145,8 +152,6 @@ class LinuxNetworks:
 
     def bridge_name(self, network: ResolvedNetwork) -> str:
         """See `Networks.bridge_name`."""
-        if network.spec.uplink is UplinkKind.BRIDGE:
-            return network.spec.bridge
         return names.bridge_name(self._installation, network.id)
 
     def namespace(self, network: ResolvedNetwork) -> str:
@@ -183,14 +188,16 @@ class LinuxNetworks:
     def _filters(
         self, record: Record, network: ResolvedNetwork, members: Sequence[ResolvedMachine]
     ) -> nft.Rules:
+        segment = self._segment(network.id)
         commands = filters.render_filters(
             filters.FilteredNetwork(
                 table=record.bridge,
                 subnet=network.spec.subnet,
                 gateway=network.gateway,
                 ipv6=network.spec.ipv6,
-                service_port="" if record.outside else self._segment(network.id).service_port,
+                port=segment.uplink.inner if record.outside else segment.service_port,
                 ports=guest_ports(network, members),
+                on_host_bridge=bool(record.outside),
             )
         )
         applied = self._records.directory(network.id) / "filters.nft"
@@ -274,12 +281,6 @@ class LinuxNetworks:
 
     def _tables_of(self, record: Record) -> frozenset[nft.Table]:
         return self._shared_tables() | {("bridge", record.bridge)}
-
-    def _has_parts(self, record: Record, interfaces: Mapping[str, Link]) -> bool:
-        if record.outside:
-            bridge = interfaces.get(record.outside)
-            return bridge is not None and bridge.kind == "bridge"
-        return self._segment(record.network_id).is_whole(record, interfaces)
 
 
 def guest_ports(

@@ -28,7 +28,7 @@ _RECORD = "record.json"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One network on this host. `digest` is empty until all was done. `outside` names a host bridge used.
+    """One network on this host. `digest` is empty until all was done. `outside` names the host's bridge it leads to.
 
     `recorded`: a fork's, whose way out ends in a recorder.
     """

@@ -16,6 +16,13 @@ def refuse_conflicts(wanted: Record, before: Record | None, others: Sequence[Rec
     subject = f"network {wanted.label}"
     if wanted.outside:
         _refuse_missing_bridge(subject, wanted.outside)
+    if wanted.outside in {wanted.bridge, *(other.bridge for other in others)}:
+        raise OperationalError(
+            Kind.CONFLICT,
+            subject,
+            f"the bridge {wanted.outside} is a network's of Forkbed, not the host's own",
+            "choose another uplink",
+        )
     if wanted.transit is None:
         return
     if read_sysctl("ipv4/ip_forward") != "1":

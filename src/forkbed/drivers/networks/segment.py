@@ -1,8 +1,11 @@
-"""One network's own bridge and service namespace: made, looked at, taken away."""
+"""One network's own bridge, and its service namespace or its port to a bridge of the host: made, seen, taken away.
+
+A network has the one or the other. Whichever it had before goes first: what its filters know no more is silent already.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -13,10 +16,13 @@ from forkbed.core.networks.addresses import derive_mac
 from forkbed.core.networks.publications import ANY_ADDRESS
 from forkbed.core.systems.spec import ResolvedNetwork
 from forkbed.drivers.networks import dnsmasq, namespaces, nft, service_rules
+from forkbed.drivers.networks.announcing import announce
+from forkbed.drivers.networks.filters import GuestPort
 from forkbed.drivers.networks.keeper import Keeper, Program
 from forkbed.drivers.networks.links import Link, Links, ensure_sysctl
 from forkbed.drivers.networks.recorder import program
 from forkbed.drivers.networks.records import Record
+from forkbed.drivers.networks.uplink_port import UplinkPort
 
 _SERVICE_RULES = "service.nft"
 _ANY_MAC = "any-mac.nft"
@@ -56,7 +62,10 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class SegmentSpec:
-    """How a segment is to be. `dnsmasq_files` are those of `dnsmasq.render_files`. `outside` is a fork's."""
+    """How a segment with a service namespace is to be.
+
+    `dnsmasq_files` are those of `dnsmasq.render_files`. `outside` is a fork's.
+    """
 
     record: Record
     network: ResolvedNetwork
@@ -64,6 +73,20 @@ class SegmentSpec:
     mtu: int
     dnsmasq_files: Mapping[str, str]
     outside: Outside | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BridgedSpec:
+    """How a segment that leads to a bridge of the host is to be.
+
+    `was_interrupted`: whoever began this before may not have come to announcing the guests.
+    """
+
+    host_bridge: str
+    network: ResolvedNetwork
+    mtu: int
+    guests: Sequence[GuestPort]
+    was_interrupted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +113,16 @@ class Segment:
     def namespace(self) -> str:
         return names.namespace_name(self.installation, self.network_id)
 
+    @property
+    def uplink(self) -> UplinkPort:
+        return UplinkPort.of(self.installation, self.network_id)
+
     def ensure(self, spec: SegmentSpec) -> bool:
         """Make what is missing and correct what differs; returns whether there was anything."""
         path = namespaces.path_of(self.namespace)
-        changed = namespaces.ensure(self.namespace)
+        with Links() as links:
+            changed = self.uplink.ensure_absent(links)
+        changed |= namespaces.ensure(self.namespace)
         recorder, is_begun = self._recorder(spec.record.label), False
         if spec.outside is None:
             changed |= recorder.ensure_absent()
@@ -107,14 +136,31 @@ class Segment:
             recorder.await_service()
         return changed or is_begun
 
+    def ensure_on_host_bridge(self, spec: BridgedSpec) -> bool:
+        """Have it lead to that bridge of the host, without a service namespace; returns whether it did not.
+
+        Guests that are plugged in when it is joined are announced there.
+        """
+        changed = self._remove_service()
+        with Links() as links:
+            changed |= links.ensure_bridge(self.bridge, spec.mtu)
+            moved = self._gather(links, spec)
+            port_changed, joined = self.uplink.ensure(links, spec.host_bridge, spec.network)
+            if joined or spec.was_interrupted:
+                plugged = [guest for guest in spec.guests if self._is_plugged(guest, links)]
+                announce(self.uplink.inner, spec.network.spec.subnet, plugged)
+        return changed or moved or port_changed
+
     def is_whole(self, record: Record, interfaces: Mapping[str, Link]) -> bool:
         """Whether every part that shows outside of the namespace is there and runs."""
         bridge, service = interfaces.get(self.bridge), interfaces.get(self.service_port)
         transit = interfaces.get(self.transit)
+        if bridge is None or not bridge.is_up:
+            return False
+        if record.outside:
+            return self.uplink.is_whole(record.outside, interfaces)
         return (
             namespaces.exists(self.namespace)
-            and bridge is not None
-            and bridge.is_up
             and service is not None
             and service.has_carrier
             and service.master_index == bridge.index
@@ -125,12 +171,31 @@ class Segment:
 
     def remove(self) -> bool:
         """End the programs, take interfaces and namespace away; returns whether there were any."""
+        with Links() as links:
+            removed = self.uplink.ensure_absent(links)
+            removed |= self._remove_service()
+            return links.ensure_absent(self.bridge) or removed
+
+    def _remove_service(self) -> bool:
         removed = self._dnsmasq(self.network_id).stop()
         removed |= self._recorder(self.network_id).ensure_absent()
         with Links() as links:
-            for name in (self.transit, self.service_port, self.bridge):
+            for name in (self.transit, self.service_port):
                 removed |= links.ensure_absent(name)
         return namespaces.remove(self.namespace) or removed
+
+    def _is_plugged(self, guest: GuestPort, links: Links) -> bool:
+        tap, bridge = links.find(guest.tap), links.find(self.bridge)
+        return tap is not None and bridge is not None and tap.master_index == bridge.index
+
+    def _gather(self, links: Links, spec: BridgedSpec) -> bool:
+        """Take over guests that an earlier version joined to the host's bridge itself."""
+        outside = links.find(spec.host_bridge)
+        taps = [links.find(guest.tap) for guest in spec.guests]
+        strays = [tap for tap in taps if tap and outside and tap.master_index == outside.index]
+        for tap in strays:
+            links.ensure_master(tap.name, self.bridge)
+        return bool(strays)
 
     def _dnsmasq(self, label: str) -> Keeper:
         return self._keeper(dnsmasq.program(self.directory), label)

@@ -54,7 +54,7 @@ class SimulatedNetworks:
 
     def bridge_name(self, network: ResolvedNetwork) -> str:
         """A name that no interface has."""
-        return network.spec.bridge if network.spec.uplink is UplinkKind.BRIDGE else f"sim{network.id}"
+        return f"sim{network.id}"
 
     def namespace(self, network: ResolvedNetwork) -> str:
         """A path that leads nowhere."""
