@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -23,10 +24,11 @@ def test_an_environment_variable_beats_the_file_and_the_file_beats_the_default(c
 
 
 def test_values_become_what_they_mean(config: Path) -> None:
-    config.write_text('transit_pool = "198.18.4.0/24"\nbuild_network_namespace = ""\n')
+    config.write_text('transit_pool = "198.18.4.0/24"\nbuild_network_namespace = ""\nkept_in_memory = "2h"\n')
     settings = load_settings({"FORKBED_CONFIG": str(config), "FORKBED_RUNTIME_DIR": "/run/x"})
     assert settings.transit_pool == IPv4Network("198.18.4.0/24")
     assert settings.build_network_namespace is None
+    assert settings.kept_in_memory == timedelta(hours=2)
     assert settings.api_socket == Path("/run/x/api.sock")
 
 
@@ -36,6 +38,7 @@ def test_values_become_what_they_mean(config: Path) -> None:
         ("FORKBED_STATE_DIR", "relative", "not an absolute path"),
         ("FORKBED_TRANSIT_POOL", "198.18.0.1/24", "host bits"),
         ("FORKBED_TRANSIT_POOL", "198.18.0.0/30", "fewer than 8"),
+        ("FORKBED_KEPT_IN_MEMORY", "10", "a time needs a number and a unit"),
         ("FORKBED_LIBVIRT_URI", "system", "not a libvirt URI"),
     ],
 )
