@@ -35,15 +35,34 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         put_in_place(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OperationalError(
-            Kind.FAULT, str(path), f"cannot be written: {error.strerror}", "look for space and permissions"
-        ) from error
+        raise _unwritable(path, error) from error
 
 
 def write_json_durably(path: Path, document: Mapping[str, object], *, mode: int = 0o600) -> None:
     """`write_durably` for a JSON document that people may want to read."""
-    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
-    write_durably(path, text.encode() + b"\n", mode=mode)
+    write_durably(path, _as_text(document), mode=mode)
+
+
+def write_for_this_boot(path: Path, document: Mapping[str, object]) -> None:
+    """As `write_json_durably`, but it waits for no disk: after a crash of the host anything may be there."""
+    temporary = temporary_beside(path)
+    try:
+        temporary.write_bytes(_as_text(document))
+        temporary.chmod(0o600)
+        temporary.rename(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _as_text(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def _unwritable(path: Path, error: OSError) -> OperationalError:
+    return OperationalError(
+        Kind.FAULT, str(path), f"cannot be written: {error.strerror}", "look for space and permissions"
+    )
 
 
 def read_files(directory: Path, pattern: str) -> Iterator[tuple[Path, bytes]]:

@@ -14,9 +14,7 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.operations.records import Operation, OperationKind
 from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatus
 from forkbed.engine.branch_goals import FORK_GOAL, ROLLBACK_GOAL, SNAPSHOT_GOAL, ForkGoal, RollbackGoal
-from forkbed.engine.cutting import (
-    drop_snapshot,
-)
+from forkbed.engine.cutting import CutTerms, drop_snapshot
 from forkbed.engine.folding import fold_system
 from forkbed.engine.forking import DELETE, Forking, TakenBack, gone, snapshot_result
 from forkbed.engine.life import Life
@@ -70,7 +68,7 @@ class BranchRunner:
             with TakenBack(self._around, snapshot.id):
                 self._forking.refuse_half_made(f"snapshot {snapshot.name}")
                 self._life.check_cancelled()
-                snapshot, cut = self._forking.cut(snapshot, hold=False)
+                snapshot, cut = self._forking.cut(snapshot, CutTerms())
                 snapshot = self._forking.complete(snapshot, cut)
         return snapshot_result(snapshot)
 
@@ -153,7 +151,7 @@ class BranchRunner:
         target = self._forking.known(goal.snapshot_id)
         if target.status is not SnapshotStatus.COMPLETE:
             raise gone(target.name)
-        kept, cut = self._forking.cut(kept, hold=kept.kind is SnapshotKind.LIVE)
+        kept, cut = self._forking.cut(kept, CutTerms(hold=kept.kind is SnapshotKind.LIVE))
         if cut is None:
             self._forking.complete(kept, cut)
             return

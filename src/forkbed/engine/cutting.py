@@ -6,8 +6,8 @@ machines run on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import MachineId, SnapshotId
@@ -24,6 +24,20 @@ from forkbed.ports.cuts import Cut, CutOrder, CutOutcome, DiskCut
 from forkbed.ports.hypervisor import HypervisorMachine
 from forkbed.ports.progress import Progress
 from forkbed.ports.store import Store, SystemRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CutTerms:
+    """How to cut: whether to `hold` the machines afterwards, and for how long at most.
+
+    Memory that is not `lasting` is lost with the host's boot. `when_over` is called as soon as the instant is over,
+    before it is recorded.
+    """
+
+    hold: bool = False
+    hold_limit_s: float = 0.0
+    lasting: bool = True
+    when_over: Callable[[], None] = lambda: None
 
 
 def seen_machines(host: Host, system: ResolvedSystem) -> Mapping[MachineId, HypervisorMachine]:
@@ -71,9 +85,7 @@ def cut_system(
     store: Store,
     record: SystemRecord,
     snapshot: Snapshot,
-    *,
-    hold: bool,
-    hold_limit_s: float = 0.0,
+    terms: CutTerms,
 ) -> tuple[Snapshot, Cut | None]:
     """Make the cut; the snapshot with what came of each machine, and the cut whose memory may still be written.
 
@@ -82,14 +94,17 @@ def cut_system(
     system = record.resolved
     seen = seen_machines(host, system)
     try:
-        orders = _prepare(host, system, snapshot, seen)
+        orders = _prepare(host, system, snapshot, seen, lasting=terms.lasting)
         quiesce = snapshot.kind is SnapshotKind.DISKS
         cut = None
         if orders:
-            cut = host.cuts.cut(snapshot.id, orders, hold=hold, quiesce=quiesce, hold_limit_s=hold_limit_s)
+            cut = host.cuts.cut(
+                snapshot.id, orders, hold=terms.hold, quiesce=quiesce, hold_limit_s=terms.hold_limit_s
+            )
     except OperationalError:
         take_back(host, store, snapshot)
         raise
+    terms.when_over()
     settle_volumes(host, system, snapshot.id)
     effects = Effects(host, store, system)
     for machine in system.machines:
@@ -167,6 +182,8 @@ def _prepare(
     system: ResolvedSystem,
     snapshot: Snapshot,
     seen: Mapping[MachineId, HypervisorMachine],
+    *,
+    lasting: bool,
 ) -> list[CutOrder]:
     orders = []
     for machine in system.machines:
@@ -178,7 +195,8 @@ def _prepare(
         )
         now = seen.get(machine.id)
         if now is not None and now.power in ALIVE:
-            orders.append(CutOrder(machine.id, disks, memory=snapshot.kind is SnapshotKind.LIVE))
+            memory = snapshot.kind is SnapshotKind.LIVE
+            orders.append(CutOrder(machine.id, disks, memory, lasting))
     return orders
 
 

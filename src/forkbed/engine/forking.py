@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import asdict, replace
 
 from forkbed.base.errors import Kind, OperationalError
@@ -12,7 +12,7 @@ from forkbed.base.ids import SnapshotId, SystemId
 from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.branch import branch_goal
 from forkbed.core.systems.goal import Goal
-from forkbed.engine.cutting import complete_snapshot, cut_system, machine_summary, take_back
+from forkbed.engine.cutting import CutTerms, complete_snapshot, cut_system, machine_summary, take_back
 from forkbed.engine.life import Life
 from forkbed.engine.planloop import PlanLoop
 from forkbed.engine.removal import forget_deleted
@@ -33,12 +33,12 @@ class Forking:
         self._host = life.around.host
         self._store = life.around.store
 
-    def cut(self, snapshot: Snapshot, *, hold: bool) -> tuple[Snapshot, Cut | None]:
+    def cut(self, snapshot: Snapshot, terms: CutTerms) -> tuple[Snapshot, Cut | None]:
         """Cut the snapshot's system now."""
         record = self.record(snapshot.system_id)
         with self._life.step("cut", record.name) as progress:
             progress.tell("all machines at one instant")
-            return cut_system(self._host, self._store, record, snapshot, hold=hold)
+            return cut_system(self._host, self._store, record, snapshot, terms)
 
     def complete(self, snapshot: Snapshot, cut: Cut | None) -> Snapshot:
         """Wait until all of it is kept."""
@@ -75,14 +75,32 @@ class Forking:
             raise failures[0]
 
     def fork_now(self, forks: Sequence[SystemId], snapshot: Snapshot, *, cold: bool, up: bool) -> Snapshot:
-        """Cut the system and bring the forks up while the memory is still being written; the complete snapshot."""
-        snapshot, cut = self.cut(snapshot, hold=False)
+        """Cut the system and bring the forks up while the memory is still being written; the complete snapshot.
+
+        Its memory lasts no longer than the host's boot: it is for these forks alone.
+        """
+        networks: list[Future[SystemRecord | None]] = []
+
+        def begin_networks() -> None:  # not earlier: they would take processors from the freeze
+            if up:
+                networks.extend(self._begin_networks(forks))
+
+        snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, when_over=begin_networks))
+        wait(networks)  # what one of them fails of, the loop that brings the fork up meets again
         keeping = self._around.waiters.submit(self.complete, snapshot, cut)
         try:
             self.bring_up(forks, snapshot, cold=cold, up=up)
         finally:
             snapshot = keeping.result()
         return snapshot
+
+    def _begin_networks(self, forks: Sequence[SystemId]) -> list[Future[SystemRecord | None]]:
+        loops = []
+        for fork_id in forks:
+            label = _label(self.record(fork_id), forks)
+            loop = PlanLoop(self._life, fork_id, Goal({}, networks=True), label=label)
+            loops.append(self._around.waiters.submit(loop.run))
+        return loops
 
     def undo(self, forks: Sequence[SystemId], own_cut: SnapshotId | None) -> None:
         """Nothing stays of forks that did not come to be, nor of the cut that was made for them."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from forkbed.base.errors import OperationalError
 from forkbed.base.ids import SnapshotId
 from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatus
-from forkbed.engine.cutting import complete_snapshot, cut_system, drop_snapshot, take_back
+from forkbed.engine.cutting import CutTerms, complete_snapshot, cut_system, drop_snapshot, take_back
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.ports.progress import Cancelled
@@ -49,7 +49,7 @@ def momentary_cut(life: Life, record: SystemRecord) -> Iterator[Snapshot]:
     forking = Forking(life)
     snapshot = disks_snapshot(life, record, snapshot_id, _name(life))
     life.around.store.save_snapshot(snapshot)
-    snapshot, cut = forking.cut(snapshot, hold=False)
+    snapshot, cut = forking.cut(snapshot, CutTerms())
     try:
         yield forking.complete(snapshot, cut)
     finally:
@@ -73,7 +73,7 @@ def earlier_cut(life: Life, record: SystemRecord) -> Iterator[Snapshot]:
         snapshot = disks_snapshot(life, record, snapshot_id, f"before-{life.operation.id}")
         store.save_snapshot(snapshot)
         with life.step("base", record.name) as progress:
-            snapshot, cut = cut_system(host, store, record, snapshot, hold=False)
+            snapshot, cut = cut_system(host, store, record, snapshot, CutTerms())
             snapshot = complete_snapshot(host, store, snapshot, cut, progress)
     try:
         yield snapshot

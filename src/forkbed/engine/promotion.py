@@ -19,7 +19,7 @@ from forkbed.core.rehearsals.refusals import promotion_refusal
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.core.systems.generations import exchange
 from forkbed.core.systems.goal import Goal, Wanted
-from forkbed.engine.cutting import complete_snapshot, cut_system, drop_snapshot, take_back
+from forkbed.engine.cutting import CutTerms, complete_snapshot, cut_system, drop_snapshot, take_back
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.engine.maintenance import has_hooks, maintain
@@ -92,9 +92,8 @@ class Promotion:
         limit_s = self._goal.max_freeze_s
         with self._life.step("cut", live.name) as progress:
             progress.tell("the original stands still from here on")
-            snapshot, cut = cut_system(
-                self._host, self._store, live, snapshot, hold=True, hold_limit_s=limit_s or _LONGEST_HOLD_S
-            )
+            terms = CutTerms(hold=True, hold_limit_s=limit_s or _LONGEST_HOLD_S)
+            snapshot, cut = cut_system(self._host, self._store, live, snapshot, terms)
         if cut is None:
             raise OperationalError(
                 Kind.CONFLICT,
@@ -243,7 +242,7 @@ def keep_base(life: Life, coming: SystemRecord, base_id: SnapshotId) -> None:
             drop_snapshot(host, store, former)
     store.save_snapshot(snapshot)
     with life.step("base", coming.name) as progress:
-        snapshot, cut = cut_system(host, store, coming, snapshot, hold=False)
+        snapshot, cut = cut_system(host, store, coming, snapshot, CutTerms())
         complete_snapshot(host, store, snapshot, cut, progress)
 
 

@@ -16,7 +16,7 @@ from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatu
 from forkbed.core.systems.branch import is_still_saved
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE
-from forkbed.engine.cutting import check_cuttable, drop_snapshot, seen_machines, take_back
+from forkbed.engine.cutting import CutTerms, check_cuttable, drop_snapshot, seen_machines, take_back
 from forkbed.engine.forking import Forking, TakenBack
 from forkbed.engine.host import Host
 from forkbed.engine.life import Life
@@ -112,7 +112,7 @@ class Saving:
         )
         self._store.save_snapshot(snapshot)
         with TakenBack(self._around, snapshot.id):
-            snapshot, cut = self._forking.cut(snapshot, hold=False)
+            snapshot, cut = self._forking.cut(snapshot, CutTerms())
             return self._forking.complete(snapshot, cut)
 
     def _give_memory_back(self, record: SystemRecord) -> None:

@@ -30,11 +30,12 @@ class DiskCut:
 
 @dataclass(frozen=True, slots=True)
 class CutOrder:
-    """What to do with one machine that runs or is paused. `memory`: keep it too."""
+    """What to do with one machine that runs or is paused. `memory`: keep it too; `lasting`: beyond the host's boot."""
 
     machine_id: MachineId
     disks: tuple[DiskCut, ...]
     memory: bool
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True)

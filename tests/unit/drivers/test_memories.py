@@ -71,6 +71,28 @@ def test_a_growing_memory_is_followed(memories: Memories) -> None:
         assert os.pread(follower.descriptor, len(STREAM), 0) == STREAM
 
 
+def test_a_memory_that_need_not_last_ends_with_the_boot(
+    memories: Memories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = memories.begin(SNAPSHOT, MACHINE, 500_000, "machine boss", lasting=False)
+    os.write(memory.descriptor, STREAM)
+    memory.complete()
+    memories.settle(SNAPSHOT, MACHINE)
+    path = tmp_path / "memory" / "snap1" / "mach1.mem"
+    assert path.with_suffix(".json").stat().st_mode & 0o777 == 0o600
+    seen = Memories(tmp_path / "memory")
+    seen.sweep()
+    with seen.opened(SNAPSHOT, MACHINE, "boss") as opened:
+        assert opened.extent() == (len(STREAM), True)
+    monkeypatch.setattr("forkbed.drivers.libvirt.memories.host_boot", lambda: "the next one")
+    with pytest.raises(OperationalError) as refused, seen.opened(SNAPSHOT, MACHINE, "boss"):
+        pass
+    assert refused.value.kind is Kind.NOT_FOUND
+    assert seen.views() == []
+    seen.sweep()
+    assert not path.parent.exists()
+
+
 def test_a_failed_memory_is_gone(memories: Memories, tmp_path: Path) -> None:
     memory = begin(memories)
     with memories.opened(SNAPSHOT, MACHINE, "boss") as follower:

@@ -271,7 +271,9 @@ class MachineFreeze:
 
     def _prepare_memory(self, memories: Memories, snapshot_id: SnapshotId, live: Element) -> None:
         flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
-        self.memory = memories.begin(snapshot_id, self.order.machine_id, self.limit_bytes, self.subject)
+        self.memory = memories.begin(
+            snapshot_id, self.order.machine_id, self.limit_bytes, self.subject, lasting=self.order.lasting
+        )
         self.memory.describe(self._domain.XMLDesc(flags))
         self.is_clear = False
         self._former_bandwidth = self._monitor.bandwidth()

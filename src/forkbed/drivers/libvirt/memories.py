@@ -1,7 +1,8 @@
 """The memories of machines on this host: where their files are, which are complete, and reading one that still grows.
 
 `SNAPSHOT/MACHINE.mem` is QEMU's stream, `MACHINE.json` beside it says that it is complete, how long it is, and what
-the machine looked like. A stream without that note is no memory: the process that had it written died.
+the machine looked like. A stream without that note is no memory: the process that had it written died. One that need
+not last names the host's boot in its note, and is none after it: nobody waited until it was on the disk.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import MachineId, SnapshotId
 from forkbed.base.units import format_size
-from forkbed.drivers.durable import read_files, sweep_temporaries, sync_directory, write_json_durably
+from forkbed.drivers.durable import (
+    read_files,
+    sweep_temporaries,
+    sync_directory,
+    write_for_this_boot,
+    write_json_durably,
+)
+from forkbed.drivers.libvirt.pauses import host_boot
 from forkbed.ports.cuts import MemoryView
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
@@ -47,10 +56,11 @@ class Memory:
     machine's XML at the cut.
     """
 
-    def __init__(self, path: Path, descriptor: int, state: _State) -> None:
+    def __init__(self, path: Path, descriptor: int, state: _State, *, lasting: bool = True) -> None:
         self.path = path
         self.descriptor = descriptor
         self._state = state
+        self._lasting = lasting
 
     @property
     def domain(self) -> str:
@@ -73,7 +83,7 @@ class Memory:
         return os.lseek(self.descriptor, 0, os.SEEK_CUR), over
 
     def complete(self) -> int:
-        """The stream has ended well: give back what is not needed, and say that it is complete, durably.
+        """The stream has ended well: give back what is not needed, and say that it is complete, durably if it lasts.
 
         Returns its size. Raises FAULT.
         """
@@ -82,12 +92,17 @@ class Memory:
             os.ftruncate(self.descriptor, size)
             self._state.size_bytes = size
             self._state.over.set()  # whoever follows need not wait for the disk
-            os.fdatasync(self.descriptor)
+            if self._lasting:
+                os.fdatasync(self.descriptor)
         except OSError as error:
             raise OperationalError(
                 Kind.FAULT, str(self.path), f"cannot be written: {error.strerror}", "look for space"
             ) from error
-        write_json_durably(self.path.with_suffix(_NOTE), {"size_bytes": size, "domain": self.domain})
+        note = {"size_bytes": size, "domain": self.domain}
+        if self._lasting:
+            write_json_durably(self.path.with_suffix(_NOTE), note)
+        else:
+            write_for_this_boot(self.path.with_suffix(_NOTE), note | {"host_boot": host_boot()})
         return size
 
     def fail(self, reason: str) -> None:
@@ -108,7 +123,7 @@ class Memory:
 
     def follower(self) -> Memory:
         """The same memory for a reader, with a descriptor of its own."""
-        return Memory(self.path, os.dup(self.descriptor), self._state)
+        return Memory(self.path, os.dup(self.descriptor), self._state, lasting=self._lasting)
 
 
 class Memories:
@@ -119,7 +134,15 @@ class Memories:
         self._growing: dict[_Key, Memory] = {}
         self._lock = threading.Lock()
 
-    def begin(self, snapshot_id: SnapshotId, machine_id: MachineId, size_bytes: int, subject: str) -> Memory:
+    def begin(
+        self,
+        snapshot_id: SnapshotId,
+        machine_id: MachineId,
+        size_bytes: int,
+        subject: str,
+        *,
+        lasting: bool = True,
+    ) -> Memory:
         """An empty memory with room for that much. CONFLICT, and nothing left behind, if there is no room."""
         path = self._path(snapshot_id, machine_id)
         try:
@@ -129,11 +152,12 @@ class Memories:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise OperationalError(Kind.FAULT, str(path), f"cannot be made: {error.strerror}") from error
-        memory = Memory(path, descriptor, _State())
+        memory = Memory(path, descriptor, _State(), lasting=lasting)
         try:
             # QEMU must never find the disk full: a background snapshot that cannot go on hangs its machine.
             os.posix_fallocate(descriptor, 0, size_bytes)
-            sync_directory(path.parent)
+            if lasting:
+                sync_directory(path.parent)
         except OSError as error:
             os.close(descriptor)
             memory.fail("no room")
@@ -169,7 +193,7 @@ class Memories:
                 follower = growing.follower()
         if growing is None:
             try:
-                note = json.loads(path.with_suffix(_NOTE).read_bytes())
+                note = _note(path.with_suffix(_NOTE).read_bytes())
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 state = _State(str(note["domain"]), int(note["size_bytes"]))
                 state.over.set()
@@ -196,9 +220,9 @@ class Memories:
             if memory.path.exists()
         }
         for path, data in read_files(self._directory, f"*/*{_NOTE}"):
-            size = int(json.loads(data)["size_bytes"])
             key = SnapshotId(path.parent.name), MachineId(path.stem)
-            found[key] = MemoryView(*key, size_bytes=size)
+            with contextlib.suppress(ValueError):
+                found[key] = MemoryView(*key, size_bytes=int(_note(data)["size_bytes"]))
         return [found[key] for key in sorted(found)]
 
     def remove(self, snapshot_id: SnapshotId) -> bool:
@@ -229,6 +253,11 @@ class Memories:
             growing = {memory.path for memory in self._growing.values()}
         for directory in self._directory.glob("*"):
             sweep_temporaries(directory)
+            for note, data in read_files(directory, f"*{_NOTE}"):
+                try:
+                    _note(data)
+                except ValueError:
+                    note.unlink(missing_ok=True)
             for path in directory.glob(f"*{_STREAM}"):
                 if path not in growing and not path.with_suffix(_NOTE).exists():
                     path.unlink(missing_ok=True)
@@ -240,6 +269,14 @@ class Memories:
     def _drop_empty(self, directory: Path) -> None:
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def _note(data: bytes) -> dict[str, Any]:
+    """What is noted of a complete memory. ValueError for one of an earlier boot of the host that was not to last."""
+    note: dict[str, Any] = json.loads(data)
+    if note.get("host_boot", host_boot()) != host_boot():
+        raise ValueError("of an earlier boot of the host")
+    return note
 
 
 def _plain(name: str) -> str:
