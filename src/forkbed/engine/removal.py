@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forkbed.core.snapshots.records import Snapshot
-from forkbed.engine.cutting import drop_snapshot
+from forkbed.engine.cutting import take_back
 from forkbed.engine.retention import forget_unused_contents
 from forkbed.engine.sidecars import forget_system
 from forkbed.engine.surroundings import Surroundings
@@ -35,7 +35,7 @@ def forget_deleted(around: Surroundings, record: SystemRecord) -> None:
     """Remove the snapshots and records of a system whose machines, volumes and networks are gone."""
     doomed = [*around.store.snapshots(record.id), *_kept_for(around.store, record)]
     for snapshot in doomed:
-        drop_snapshot(around.host, around.store, snapshot)
+        take_back(around.host, around.store, snapshot)  # it may never have been completed
     with around.accepting:  # no `up` is accepted against a record that is about to go
         forget_system(around.host, around.store, record)
         forget_unused_contents(around.host, around.store)
