@@ -74,8 +74,7 @@ class BranchRequests:
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
+        record = self._submission.addressed(system, request)
         kind = SnapshotKind.DISKS if options.disks_only else SnapshotKind.LIVE
         check_cuttable(self._around.host, record, memory=kind is SnapshotKind.LIVE)
         snapshot = self._new_snapshot(record, options.name or f"at-{self._now_in_words()}", kind, request)
@@ -112,8 +111,7 @@ class BranchRequests:
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
+        record = self._submission.addressed(system, request)
         if not options.at:
             check_cuttable(self._around.host, record, memory=not options.cold)
         made = self.new_forks(record, options, request)
@@ -179,8 +177,7 @@ class BranchRequests:
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
+        record = self._submission.addressed(system, request)
         target = self.find(record, snapshot)
         runs = any(seen.power in ALIVE for seen in seen_machines(self._around.host, record.resolved).values())
         check_cuttable(self._around.host, record, memory=runs)

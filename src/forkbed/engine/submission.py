@@ -35,6 +35,12 @@ class Submission:
             )
         return record
 
+    def addressed(self, name: str, request: Request) -> SystemRecord:
+        """The system that a change is asked of. NOT_FOUND, and CONFLICT if it was asked of another revision."""
+        record = self.record(name)
+        self.check_match(record, name, request)
+        return record
+
     def machine(self, record: SystemRecord, name: str) -> ResolvedMachine:
         """The machine of that name, NOT_FOUND if the system declares none."""
         try:

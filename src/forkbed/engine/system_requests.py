@@ -103,8 +103,7 @@ class SystemRequests:
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
+        record = self._submission.addressed(system, request)
         wanted = {machine.name: Wanted.STOPPED for machine in record.resolved.machines}
         goal = Goal(wanted, networks=False, delete=delete)
         return self._submit(OperationKind.DOWN, record, record.name, goal, request)
@@ -116,8 +115,7 @@ class SystemRequests:
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
+        record = self._submission.addressed(system, request)
         chosen = [self._submission.machine(record, name) for name in machines] or list(
             record.resolved.machines
         )

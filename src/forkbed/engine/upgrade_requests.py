@@ -75,8 +75,7 @@ class UpgradeRequests:
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
+        record = self._submission.addressed(system, request)
         parsed = parse_steps(bundle, [machine.name for machine in record.resolved.machines])
         check_cuttable(self._host, record, memory=True)
         name = options.name or f"{record.name}-rehearsal-{self._options.draw_id(4)}"
@@ -183,8 +182,7 @@ class UpgradeRequests:
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
+        record = self._submission.addressed(system, request)
         kept = self._kept(record)
         if not kept:
             raise OperationalError(
@@ -230,8 +228,7 @@ class UpgradeRequests:
         earlier = self._submission.same_request(request)
         if earlier is not None:
             return earlier
-        record = self._submission.record(system)
-        self._submission.check_match(record, system, request)
+        record = self._submission.addressed(system, request)
         if not has_hooks(record):
             raise OperationalError(
                 Kind.CONFLICT,
