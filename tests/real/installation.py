@@ -92,9 +92,11 @@ class Installation:
     def machine(self, system: str, name: str) -> Any:
         return next(machine for machine in self.show(system)["machines"] if machine["name"] == name)
 
-    def serve(self, kill_at: str = "") -> None:
+    def serve(self, kill_at: str = "", *, kept_in_memory: str = "10m") -> None:
         """Start the server; with `kill_at` it kills itself at that step boundary."""
-        environment = [f"FORKBED_FAULT_KILL_AT={kill_at}"] if kill_at else []
+        environment = [f"FORKBED_KEPT_IN_MEMORY={kept_in_memory}"]
+        if kill_at:
+            environment.append(f"FORKBED_FAULT_KILL_AT={kill_at}")
         self.lab.run(["env", *environment, forkbed_program(), "serve", "--detach"], timeout_s=120)
 
     def serves(self) -> bool:

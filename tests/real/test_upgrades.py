@@ -18,6 +18,8 @@ from tests.real.installation import Installation, prepare
 
 NAME = "shop"
 SERVICE = "http://127.0.0.1:18280/cgi-bin/note"
+OLD = f"-{NAME}."
+"""Is in the hypervisor's names of the first generation's machines."""
 SOON_S = 10.0
 """Within this time the original answers again, whatever was killed."""
 MANIFEST = """version: 1
@@ -196,6 +198,7 @@ def test_serve_dies_before_the_commit(shop: Installation, boundary: str) -> None
 
 
 def test_serve_dies_after_the_commit(shop: Installation) -> None:
+    before = identity(shop)
     assert note("last-of-the-old") == "old"
     client = dies(shop, "commit: done")
     shop.serve()
@@ -203,7 +206,30 @@ def test_serve_dies_after_the_commit(shop: Installation) -> None:
     answers_soon(shop, "new")
     assert "last-of-the-old" in notes(shop)
     assert_in_order(shop, 2)
-    go_back(shop)
+    comes_back_from_disk(shop)
+    assert identity(shop) == before, "its processes went on"
+    assert_in_order(shop, 1)
+
+
+def comes_back_from_disk(installation: Installation) -> None:
+    """The replaced generation gives its memory back, and a revert lets it go on; all of it in the present."""
+    restart(installation, kept_in_memory="0s")  # it looks at once
+
+    def is_saved() -> bool:
+        generations = installation.forkbed("generations", NAME, "--json").json()
+        return [g["state"] for g in generations] == ["live", "saved"]
+
+    installation.await_that(is_saved, "it is saved")
+    assert not [name for name in installation.domains() if OLD in name]
+    go_back(installation)
+    restart(installation)
+    clock = installation.exec(f"{NAME}/web", "date", "+%s").out
+    assert abs(time.time() - int(clock)) < 30, "its clock was stepped"
+
+
+def restart(installation: Installation, *, kept_in_memory: str = "10m") -> None:
+    installation.kill_serve()
+    installation.serve(kept_in_memory=kept_in_memory)
 
 
 def dies(installation: Installation, boundary: str) -> subprocess.Popen[bytes]:
