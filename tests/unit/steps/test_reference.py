@@ -15,6 +15,7 @@ from forkbed.config.steps_model import StepsDocument
 from forkbed.core.rehearsals.bundle import StepsBundle
 
 TEXT = (Path(__file__).parents[3] / "docs" / "reference" / "steps.md").read_text()
+UPGRADES = Path(__file__).parents[3] / "examples" / "boss-ops"
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 DEFAULTS = dict(re.findall(r"^\| `(\w+)` \| .*? \| (.*?) \| .*\|$", TEXT, re.MULTILINE))
 
@@ -33,6 +34,18 @@ def test_the_example_is_good() -> None:
     (text,) = EXAMPLES
     files = dict.fromkeys(steps_files(text, "s.yaml"), b"#!/bin/sh\n")
     assert len(parse_steps(StepsBundle("s.yaml", text, files), ("boss", "ops")).steps) == 5
+
+
+@pytest.mark.parametrize("name", ["upgrade.yaml", "upgrade-broken.yaml"])
+def test_the_example_upgrades_are_good(name: str) -> None:
+    """The broken one differs by one mode alone: its steps are to succeed, and its checks are to fail."""
+    file = UPGRADES / name
+    text = file.read_text()
+    files = {path: (UPGRADES / path).read_bytes() for path in steps_files(text, name)}
+    *_, last = parse_steps(StepsBundle(name, text, files), ("boss", "ops")).steps
+    assert [(pushed.path, pushed.mode) for pushed in last.files] == [
+        ("/usr/local/bin/experiments", 0o755 if name == "upgrade.yaml" else 0o644)
+    ]
 
 
 @pytest.mark.parametrize(("key", "value", "required"), properties())
