@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """A client that keeps writing: asks the example's service for one experiment after the other, until it is told to end.
 
-usage: client.py URL [LOG]    SIGTERM or SIGINT ends it; then it says how it went
+usage: client.py URL [LOG]          SIGTERM or SIGINT ends it; then it says how it went
+       client.py --count URL LOG    how many of those that it was told of are there
 
 LOG gets a line of JSON for each: its number, when it was asked for and answered (seconds since the epoch), and the
 id that the service gave it, or what went wrong.
@@ -38,6 +39,18 @@ def summary(answers):
     return "; ".join([words, f"the longest wait for an answer: {longest:.2f} s", *refused[:3]])
 
 
+def count(url, log):
+    """Say which of the experiments that were acknowledged the service still has; 1 if not all."""
+    with open(log, encoding="utf-8") as lines:
+        acknowledged = {answer["id"] for answer in map(json.loads, lines) if "id" in answer}
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+        found = {experiment["id"] for experiment in json.load(answer)}
+    missing = acknowledged - found
+    words = f"{len(acknowledged)} experiments acknowledged, {len(acknowledged & found)} of them found"
+    sys.stdout.write(f"{words}, {len(missing)} missing\n")
+    return 1 if missing else 0
+
+
 def main(url, log="/dev/null"):
     """Ask until the end."""
     end = threading.Event()
@@ -53,4 +66,6 @@ def main(url, log="/dev/null"):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--count"]:
+        sys.exit(count(*sys.argv[2:]))
     main(*sys.argv[1:])

@@ -4,6 +4,7 @@
 GET  /health              200 if the database answers and /proj is the file server's
 GET  /experiments         all, oldest first
 GET  /experiments/count   {"count": N}
+GET  /experiments/files   200 if every experiment has its file, else 503 and {"without a file": [ID, …]}
 POST /experiments         {"project": PROJECT, "name": NAME, "owner": OWNER} gives 201 and the experiment
 """
 
@@ -32,6 +33,13 @@ def query(statement, values=()):
     with closing(connect()) as connection, connection, connection.cursor() as cursor:
         cursor.execute(statement, values)
         return cursor.fetchall()
+
+
+def without_file():
+    """Ids of experiments whose file is not there."""
+    present = {file.stem for file in FILES.glob("*/*.json")}
+    rows = query("SELECT id FROM project_experiments ORDER BY id")
+    return [row["id"] for row in rows if str(row["id"]) not in present]
 
 
 def create(project, name, owner):
@@ -64,6 +72,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(200, query(f"SELECT {COLUMNS} FROM project_experiments ORDER BY id"))
             case "/experiments/count":
                 self.answer(200, query("SELECT count(*) AS count FROM project_experiments")[0])
+            case "/experiments/files":
+                missing = without_file()
+                self.answer(503 if missing else 200, {"without a file": missing})
             case _:
                 self.answer(404, {"problem": "there is nothing here; see /experiments"})
 
