@@ -137,10 +137,14 @@ def killed_at_every_boundary(
     begin: Callable[[Path], Installation],
     act: Callable[[Installation], object],
     look: Callable[[Installation], object] = lambda _: None,
+    *,
+    between: tuple[str, str] | None = None,
 ) -> Iterator[Killed]:
-    """What comes of `act` for a death at each of its boundaries. `look` sees what the dead one left."""
+    """What comes of `act` for a death at each of its boundaries, or at those from one to another. `look` sees what the
+    dead one left."""
     boundaries = _recorded(_fresh(path, "count"), begin, act)
-    for number in distinct(boundaries):
+    first, last = map(boundaries.index, between) if between else (0, len(boundaries))
+    for number in (n for n in distinct(boundaries) if first <= n <= last):
         installation = begin(_fresh(path, str(number)))
         boots = frozenset(machine.boot_id for machine in installation.world.machines.values())
         installation.restart(_dying_at(number))

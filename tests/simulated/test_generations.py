@@ -278,7 +278,9 @@ def test_a_kill_while_it_comes_back_loses_nothing(tmp_path: Path) -> None:
     def go_back(installation: Installation) -> Operation:
         return revert(installation, accept_loss=True)
 
-    for killed in killed_at_every_boundary(tmp_path, saved, go_back, not_both_run):
+    # what comes before and after is as in a revert to what is in memory
+    waking = ("wake pair@1: begun", "resume ops: begun")
+    for killed in killed_at_every_boundary(tmp_path, saved, go_back, not_both_run, between=waking):
         installation = killed.installation
         not_both_run(installation)
         if not killed.done:
