@@ -49,7 +49,10 @@ class PromotionPlan:
 
 @dataclass(frozen=True, slots=True)
 class GenerationView:
-    """A generation of a system. `state`: live, kept (paused in memory), saved (its memory is on disk), stopped."""
+    """A generation of a system. `state`: live, kept (paused in memory), saved (its memory is on disk), stopped.
+
+    `memory_bytes`: of a kept one what it takes in memory, of a saved one on disk.
+    """
 
     number: int
     state: str
