@@ -593,9 +593,8 @@ def test_a_recorder_that_was_killed_comes_back_by_itself(world: World) -> None:
     assert world.health() == {"net2": True}
     assert resolve(guest.path, "example.org") == (0, address)
     session = recorder_pid("recorder-keeper.pid")
-    assert sum("net2/recorder.json" in line for line in run(f"ps -ww -s {session} -o args").splitlines()) == 2, (
-        "keeper and recorder"
-    )
+    shown = run(f"ps -ww -s {session} -o args").splitlines()
+    assert sum("net2/recorder.json" in line for line in shown) == 2, "keeper and recorder"
 
 
 @isolated
