@@ -99,6 +99,15 @@ def test_a_rehearsal_tells_what_an_upgrade_would_do(pair: Installation) -> None:
     assert on_disk(pair, "pair", "ops") == {"count": "before"}, "the original knows nothing of it"
 
 
+def test_a_promotion_that_leaves_nothing_leaves_what_its_steps_push(pair: Installation) -> None:
+    assert succeeded(rehearse(pair))
+    write(pair, "pair", "boss", "unlucky")
+    pair.world.bad_probes.add("works")
+    assert promote(pair, PromoteOptions(keep_attempt=False)).status is OperationStatus.FAILED
+    pair.world.bad_probes.clear()
+    assert succeeded(promote(pair))
+
+
 def test_twice_names_what_differs_for_no_reason(pair: Installation) -> None:
     assert succeeded(rehearse(pair, twice=True))
     [rehearsal] = pair.controller.rehearsals("pair")

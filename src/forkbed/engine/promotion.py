@@ -34,6 +34,8 @@ from forkbed.ports.progress import Cancelled
 from forkbed.ports.store import RevisionRecord, SystemRecord
 
 KEPT_FOR_S = 7 * 24 * 3600.0
+_LOOK = "the original runs on; look at the attempt, which is kept as a fork"
+_LOOK_NEXT_TIME = "the original runs on; without --discard-attempt the attempt is kept to be looked at"
 _LONGEST_HOLD_S = 6 * 3600.0
 
 
@@ -106,7 +108,8 @@ class Promotion:
             self._forking.bring_up([self._goal.attempt], snapshot, cold=False, up=self._goal.up)
             attempt = self._forking.record(self._goal.attempt)
             ends_at = snapshot.cut_at + limit_s if limit_s is not None else None
-            replay = Replay(self._life, attempt, ends_at=ends_at)
+            remedy = _LOOK if self._goal.keep_attempt else _LOOK_NEXT_TIME
+            replay = Replay(self._life, attempt, ends_at=ends_at, remedy=remedy)
             replay.run(rehearsal.steps)
             replay.check()
             keep_base(self._life, attempt, self._goal.base_id)

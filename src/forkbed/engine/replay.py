@@ -32,14 +32,24 @@ class Replay:
     """Steps on one system. `outcomes` and `checks` tell of all that was tried, also when something failed."""
 
     def __init__(
-        self, life: Life, record: SystemRecord, *, label: str = "", ends_at: float | None = None
+        self,
+        life: Life,
+        record: SystemRecord,
+        *,
+        label: str = "",
+        ends_at: float | None = None,
+        remedy: str = "look at the machine: the fork is still there",
     ) -> None:
-        """`ends_at` (seconds since the epoch) limits everything together; CONFLICT when it has passed."""
+        """`ends_at` (seconds since the epoch) limits everything together; CONFLICT when it has passed.
+
+        `remedy` is what to do about a step or a check that fails.
+        """
         self._life = life
         self._host = life.around.host
         self._record = record
         self._label = label
         self._ends_at = ends_at
+        self._remedy = remedy
         self.outcomes: list[StepOutcome] = []
         self.checks: list[CheckOutcome] = []
 
@@ -64,7 +74,7 @@ class Replay:
                 Kind.FAULT,
                 f"machine {bad[0].machine}",
                 f"fails its check {bad[0].check}: {bad[0].reason}",
-                "look at the machine: the fork is still there",
+                self._remedy,
                 details=tuple(f"{check.machine}: {check.check}: {check.reason}" for check in bad[1:]),
             )
 
@@ -79,7 +89,7 @@ class Replay:
                 with self._life.step("hook", f"{self._label}{name}") as progress:
                     outcome = self._command(step, machine, progress)
                     if outcome.error:
-                        raise _failure(step, outcome)
+                        raise _failure(step, outcome, self._remedy)
 
     def _step(self, step: UpgradeStep, progress: Progress) -> None:
         machine = self._record.resolved.machine(step.machine)
@@ -104,7 +114,7 @@ class Replay:
         )
         self.outcomes.append(outcome)
         if outcome.error:
-            raise _failure(step, outcome)
+            raise _failure(step, outcome, self._remedy)
 
     def _push(self, step: UpgradeStep, machine: ResolvedMachine, file: FileSpec) -> None:
         argv = ("/bin/sh", "-c", _PUSH, "sh", file.path, f"{file.mode:o}", file.owner)
@@ -231,13 +241,13 @@ class Replay:
         return GuestAddress(machine, tuple(system.network(nic.network_id) for nic in machine.nics))
 
 
-def _failure(step: UpgradeStep, outcome: StepOutcome) -> OperationalError:
+def _failure(step: UpgradeStep, outcome: StepOutcome, remedy: str) -> OperationalError:
     lines = outcome.output.strip().splitlines()[-12:]
     shown = ("the end of what it wrote:", *(f"  {line}" for line in lines)) if lines else ()
     return OperationalError(
         Kind.FAULT,
         f"step {step.name}",
         f"on {step.machine} {outcome.error}",
-        "look at the machine: the fork is still there",
+        remedy,
         details=shown,
     )

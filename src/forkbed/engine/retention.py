@@ -13,7 +13,7 @@ from forkbed.ports.store import Store
 
 
 def forget_unused_contents(host: Host, store: Store) -> int:
-    """Remove every file and secret that no revision and no image build under way names; returns how many.
+    """Remove every file and secret that no revision, no rehearsal and no image build under way names; returns how many.
 
     Nothing is removed while a sidecar tells of a system that the database does not know: its contents may be
     all that is left of it.
@@ -29,6 +29,8 @@ def forget_unused_contents(host: Host, store: Store) -> int:
             for machine in revision.spec.machines:
                 hashes |= {file.content_hash for file in machine.files}
                 versions |= {secret.version for secret in machine.secrets}
+        for rehearsal in store.rehearsals(record.id):  # a promotion pushes them again
+            hashes |= {file.content_hash for step in rehearsal.steps for file in step.files}
     for operation in store.operations(active_only=True, limit=100_000):
         files = operation.goal.get("files")
         if operation.kind is OperationKind.IMAGE_BUILD and isinstance(files, dict):

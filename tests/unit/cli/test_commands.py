@@ -295,7 +295,7 @@ def test_without_a_server_it_says_how_to_start_one(cli: Cli, tmp_path: Path) -> 
     answer = cli("list", "--socket", str(tmp_path / "none"))
     assert answer.status == Kind.UNREACHABLE.exit_status
     assert "forkbed serve --detach" in answer.err
-    assert "forkbed lab exec --name demo" in cli("list", "--lab", "demo").err
+    assert "forkbed lab exec --name nobodys" in cli("list", "--lab", "nobodys").err
 
 
 _OWN = sorted(COMMANDS.keys() - {"lab", "host", "doctor", "schema"})

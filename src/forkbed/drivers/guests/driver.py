@@ -165,21 +165,22 @@ class RealGuests:
         self._ssh.forget(machine_id)
 
     def _probe_exec(self, address: GuestAddress, command: str) -> ProbeAnswer:
-        output, deadline = b"", time.monotonic() + PROBE_TIMEOUT_S
+        output, deadline = {"stdout": b"", "stderr": b"", "": b""}, time.monotonic() + PROBE_TIMEOUT_S
         try:
             with self.open_command(address, CommandRequest(("/bin/sh", "-c", command))) as channel:
                 channel.close_input()
                 while (received := channel.read(max(0.0, deadline - time.monotonic()))) is not None:
                     if time.monotonic() >= deadline:
                         return ProbeAnswer(False, f"no end after {PROBE_TIMEOUT_S:g} s: {command}")
-                    output = (output + received[1])[-_KEPT_BYTES:]
+                    stream, data = received
+                    output[stream] = (output[stream] + data)[-_KEPT_BYTES:]
                 status = channel.exit_status()
         except OperationalError as error:
             return ProbeAnswer(False, str(error))
         if status == 0:
             return ProbeAnswer(True, "")
-        words = last_lines(output)
-        return ProbeAnswer(False, f"exit status {status}{f': {words[-1]}' if words else ''}: {command}")
+        words = [line for said in output.values() for line in last_lines(said)[-1:]]
+        return ProbeAnswer(False, ": ".join([f"exit status {status}", *words, command]))
 
     def awaken(self, machine: ResolvedMachine, now: float, entropy: bytes, timeout_s: float) -> str:
         """Renew its clock and its kernel's randomness."""
