@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 import urllib.request
+from http.client import HTTPException
 
 PAUSE_S = 0.2
-PATIENCE_S = 30
+PATIENCE_S = 90  # TCP asks again after pauses that double: it notices a freeze's end late
 
 
 def ask(url, number):
@@ -26,7 +27,7 @@ def ask(url, number):
     try:
         with urllib.request.urlopen(url, data=body, timeout=PATIENCE_S) as answer:
             outcome = {"id": json.load(answer)["id"]}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, HTTPException, ValueError, KeyError) as error:
         outcome = {"problem": str(error)}
     return {"number": number, "asked": asked, "answered": time.time(), **outcome}
 

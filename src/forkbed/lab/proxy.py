@@ -29,6 +29,7 @@ from forkbed.lab.namespaces import SocketMaker
 
 LOOPBACK = "127.0.0.1"
 _LOOK_AGAIN_S = 0.2
+_MOVING_S = 3.0
 _CONNECT_TIMEOUT_S = 140.0  # longer than TCP tries in the lab, which waits for a guest that stands still
 _UDP_IDLE_S = 60.0
 _UDP_CLIENTS = 256
@@ -62,10 +63,12 @@ async def _serve(paths: LabPaths, sockets: SocketMaker, lab: int) -> None:
                     await proxy.follow(_published(paths.published))
                     write_atomically(paths.forwards, json.dumps(proxy.report()))
                 seen = stamp
+            await proxy.let_go()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), _LOOK_AGAIN_S)
     finally:
         await proxy.follow(frozenset())
+        await proxy.let_go(now=True)
 
 
 def _stamp(path: Path) -> object:
@@ -90,11 +93,22 @@ class Proxy:
         self._sockets = sockets
         self._listeners: dict[PublishedPort, _TcpRelay | _UdpRelay] = {}
         self._failed: dict[PublishedPort, str] = {}
+        self._leaving: dict[PublishedPort, float] = {}  # until when
 
     async def follow(self, wanted: frozenset[PublishedPort]) -> None:
-        """Listen to exactly these ports. One that cannot be listened to is reported, and tried again next time."""
-        for port in self._listeners.keys() - wanted:
-            await self._listeners.pop(port).close()
+        """Listen to these ports. One that cannot be listened to is reported, and tried again next time.
+
+        One that is not published any more may be on its way from one generation to the next: `let_go` ends it.
+        """
+        now = asyncio.get_running_loop().time()
+        self._leaving = {
+            port: self._leaving.get(port, now + _MOVING_S) for port in self._listeners.keys() - wanted
+        }
+        places = {(port.protocol, port.host_port) for port in wanted}
+        for port in self._leaving:
+            if (port.protocol, port.host_port) in places:  # published on another of the host's addresses now
+                self._leaving[port] = now
+        await self.let_go()
         self._failed.clear()
         for port in sorted(wanted - self._listeners.keys()):
             relay = (
@@ -107,9 +121,16 @@ class Proxy:
             else:
                 self._listeners[port] = relay
 
+    async def let_go(self, *, now: bool = False) -> None:
+        """End listeners whose ports have not been published for a while, or at once."""
+        time = asyncio.get_running_loop().time()
+        for port in [port for port, until in self._leaving.items() if now or time >= until]:
+            del self._leaving[port]
+            await self._listeners.pop(port).close()
+
     def report(self) -> list[dict[str, object]]:
         """Each wanted port with what keeps it from being listened to ("" if nothing does)."""
-        states = dict.fromkeys(self._listeners, "") | self._failed
+        states = dict.fromkeys(self._listeners.keys() - self._leaving.keys(), "") | self._failed
         return [
             {"protocol": port.protocol, "port": port.host_port, "problem": problem}
             for port, problem in sorted(states.items())
