@@ -170,7 +170,7 @@ class Promotion:
         if snapshot is not None:
             hand_cut_over(self._host, self._store, snapshot, kept)
         withdraw(self._life, kept)
-        take_up(self._life, live)
+        take_up(self._life, live, kept)
         cut_at = snapshot.cut_at if snapshot is not None else None
         freeze_s = self._host.clock.now() - cut_at if cut_at is not None else None
         if live.maintenance:
@@ -267,8 +267,12 @@ def withdraw(life: Life, kept: SystemRecord) -> None:
     PlanLoop(committed(life), kept.id, goal, label=f"{kept.name}/").run()
 
 
-def take_up(life: Life, live: SystemRecord) -> None:
-    """Make it true on the host that the live one has the way out, and runs."""
+def take_up(life: Life, live: SystemRecord, kept: SystemRecord) -> None:
+    """Make it true on the host that the live one has the way out, and runs. Who is connected stays so."""
+    left = {network.spec.name: network for network in kept.resolved.networks}
+    for network in live.resolved.networks:
+        if network.spec.name in left:
+            life.around.host.networks.hand_over(left[network.spec.name], network)
     PlanLoop(committed(life), live.id, Goal(live.wanted, networks=True)).run()
 
 

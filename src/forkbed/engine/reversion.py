@@ -52,7 +52,7 @@ class Reversion:
             live, kept = change_places(self._life, live, kept, words)
         withdraw(self._life, kept)
         self._go_on(live)
-        take_up(self._life, live)
+        take_up(self._life, live, kept)
         hand_base_over(self._life, live, self._goal.base_id)
         forget_saved(self._host, self._store, kept.id)
         if live.maintenance:

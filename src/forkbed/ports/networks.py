@@ -33,6 +33,13 @@ class Networks(Protocol):
     def remove(self, network_id: NetworkId) -> Effect:
         """Remove every part of the network, also of a half-made one."""
 
+    def hand_over(self, source: ResolvedNetwork, target: ResolvedNetwork) -> None:
+        """Let clients that are connected to machines on `source` go on with those that take their place on `target`.
+
+        To be called when nothing comes in over `source` any more, and nothing over `target` yet. Connections that
+        cannot be handed over end; that is no error.
+        """
+
     def bridge_name(self, network: ResolvedNetwork) -> str:
         """The bridge that NICs on this network are joined to. It stays the same whatever the uplink becomes."""
 

@@ -396,3 +396,40 @@ def test_published_ports_move_to_the_next_generation(world: World) -> None:
         assert tcp_reaches(HOST, "127.0.0.1", 8080, server, 0.5)[0]
         assert tcp_reaches(new.path, "198.18.0.254", 80, outside, 0.5)[0]
         assert not tcp_reaches(old.path, "198.18.0.254", 80, outside, 0.3)[0]
+
+
+@isolated
+def test_a_client_that_waits_is_answered_by_the_next_generation(world: World) -> None:
+    """It has asked and says nothing more; the guest answers in the fork already, and again once it is live."""
+    publish = (PublishSpec(8080, 80),)
+    transit = {"uplink": UplinkKind.NAT, "transit": "198.19.0.0/31"}
+    live = network("net1", lineage="root", **transit)  # type: ignore[arg-type]
+    attempt = network("net2", lineage="root", uplink=UplinkKind.RECORDED)
+    a = machine("a", (live, "10.20.0.10"), publish=publish)
+    copy = machine("a", (attempt, "10.20.0.10"), identity="copy-of-a")
+    world.ensure(live, a)
+    (guest,) = world.plug(live, a)
+    guest.route()
+    with listener(guest.path, 80) as server, inet_socket(HOST, socket.SOCK_STREAM) as client:
+        client.connect(("127.0.0.1", 8080))
+        connection, _ = server.accept()
+        client.sendall(b"question")
+        assert connection.recv(100) == b"question"
+        world.ensure(attempt, copy, system="attempt")
+        take_over(guest, copy, world.networks.bridge_name(attempt))
+        connection.sendall(b"answer")
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        closed = network("net1", lineage="root")
+        promoted = network("net2", lineage="root", **transit)  # type: ignore[arg-type]
+        world.ensure(closed, machine("a", (live, "10.20.0.10")), digest="kept")
+        world.networks.hand_over(closed, promoted)
+        world.networks.hand_over(closed, promoted)  # as after a crash
+        world.ensure(promoted, machine("a", (promoted, "10.20.0.10"), publish=publish, identity="copy-of-a"))
+        client.settimeout(10)  # TCP says it again after pauses that double
+        assert client.recv(100) == b"answer"
+        client.sendall(b"thanks")
+        connection.settimeout(5)
+        assert connection.recv(100) == b"thanks"
+        connection.close()

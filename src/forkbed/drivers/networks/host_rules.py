@@ -87,6 +87,12 @@ def _host(installation: InstallationId, linked: Sequence[Record], records: Seque
             "type ifname . ipv4_addr",
             [f'"{names[r.network_id]}" . {r.transit_service()}' for r in linked if r.nat],
         ),
+        # Not `masquerade`, which forgets connections when the transit moves to the next generation of the system.
+        render_set(
+            "own_addresses",
+            "type ifname : ipv4_addr",
+            [f'"{names[r.network_id]}" : {r.transit_host()}' for r in linked],
+        ),
         # Clients that a service namespace would look for among its guests.
         render_set(
             "lookalikes",
@@ -145,8 +151,8 @@ def _nat_chains() -> str:
 	}
 	chain leaving {
 		type nat hook postrouting priority srcnat; policy accept;
-		oifname @transits ip saddr 127.0.0.0/8 masquerade
-		oifname . ip saddr @lookalikes masquerade
+		oifname @transits ip saddr 127.0.0.0/8 snat ip to oifname map @own_addresses
+		oifname . ip saddr @lookalikes snat ip to oifname map @own_addresses
 		oifname != @transits ip saddr @nat_addresses masquerade
 	}"""
 

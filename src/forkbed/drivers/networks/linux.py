@@ -22,6 +22,9 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import structlog
+from pyroute2.netlink.exceptions import NetlinkError
+
 from forkbed.base.ids import InstallationId, NetworkId, SystemId
 from forkbed.core.networks import names
 from forkbed.core.networks.intents import Intent
@@ -30,7 +33,7 @@ from forkbed.core.networks.recording import outside
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedNetwork, UplinkKind
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import NetworkView
-from forkbed.drivers.networks import dnsmasq, filters, host_rules, namespaces, nft
+from forkbed.drivers.networks import connections, dnsmasq, filters, host_rules, namespaces, nft
 from forkbed.drivers.networks.links import Links
 from forkbed.drivers.networks.recorder import files, program
 from forkbed.drivers.networks.recorder.kept import KeptIntents
@@ -42,6 +45,7 @@ from forkbed.drivers.networks.segment import BridgedSpec, Outside, Segment, Segm
 MTU = 1442
 """Of every NIC from its first day: leaves room for a tunnel between hosts."""
 
+_log = structlog.get_logger(__name__)
 _RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
@@ -145,6 +149,18 @@ class LinuxNetworks:
             nft.ensure([self._host_rules()], subject="filters of the networks")
             self._tell_published()
             return Effect.CHANGED if removed else Effect.ALREADY
+
+    def hand_over(self, source: ResolvedNetwork, target: ResolvedNetwork) -> None:
+        """See `Networks.hand_over`. On a host's bridge nothing is translated, so nothing is to be known."""
+        if target.transit is None:
+            return
+        places = [names.namespace_name(self._installation, network.id) for network in (source, target)]
+        if all(namespaces.exists(name) for name in places):
+            known, new = (namespaces.path_of(name) for name in places)
+            try:
+                connections.hand_over(known, new)
+            except (NetlinkError, OSError) as error:
+                _log.warning("connections-end", source=source.id, target=target.id, error=str(error))
 
     def intents(self, network_id: NetworkId, *, after: int, limit: int) -> Sequence[Intent]:
         """See `Recorder.intents`. Where older ones were given up, the first one says how many."""

@@ -7,7 +7,9 @@ connections come in only where a port is published. Without NAT answers to those
 In a fork's network nothing comes in or leaves. What guests send elsewhere by TCP and UDP is handed to the recorder,
 with its destination unchanged, and without connection tracking, whose table a guest could fill. What belongs to none
 of the recorder's connections, because it was made before the fork, is answered with a reset by the kernel; so is TCP
-to the gateway, where the original's host had connections to its guests. Echo requests to elsewhere are dropped: a fork
+to the gateway, where the original's host had connections to its guests. Not what a guest's service sends to a client of
+the original: if the fork takes the original's place, that client still waits for it. Services are known by ports
+that Linux gives nobody who asks for any. Echo requests to elsewhere are dropped: a fork
 that could ping its host would look as if it reached it.
 """
 
@@ -29,6 +31,7 @@ INSIDE = "eth0"
 UPLINK = "uplink"
 """The namespace's interface towards the host."""
 
+_OF_A_SERVICE = "tcp sport < 32768 tcp flags & (fin | syn | rst | ack) != syn"
 _MARK_RECORDED = 0x0FBD0003
 """On packets that were handed to the recorder."""
 
@@ -98,7 +101,8 @@ def _input(service: ServiceNamespace) -> str:
     handed_on, reset = "", ""
     if service.inside:
         handed_on = f"\n\t\tmeta mark {_MARK_RECORDED:#010x} accept"
-        reset = f"\n\t\tip daddr {service.gateway} meta l4proto tcp reject with tcp reset"
+        to_gateway = f"\n\t\tip daddr {service.gateway} meta l4proto tcp"
+        reset = f"{to_gateway} {_OF_A_SERVICE} drop{to_gateway} reject with tcp reset"
     return f"""
 	chain input {{
 		type filter hook input priority filter; policy drop;
@@ -128,10 +132,15 @@ def _recorded(service: ServiceNamespace) -> str:
 		type filter hook output priority raw; policy accept;
 		oifname "{INSIDE}" ip saddr != {service.gateway} notrack
 	}}
+	chain of_a_service {{
+		socket transparent 1 meta l4proto tcp tproxy ip to {listener} meta mark set {_MARK_RECORDED:#010x} accept
+		drop
+	}}
 	chain outwards {{
 		type filter hook prerouting priority mangle; policy accept;
 		iifname != "{INSIDE}" accept
 		ip daddr @inside accept
+		{_OF_A_SERVICE} goto of_a_service
 		meta l4proto {{ tcp, udp }} tproxy ip to {listener} meta mark set {_MARK_RECORDED:#010x} accept
 	}}"""
 

@@ -52,6 +52,10 @@ class SimulatedNetworks:
             self._world.intents.pop(network_id, None)
             return Effect.CHANGED if self._world.networks.pop(network_id, None) else Effect.ALREADY
 
+    def hand_over(self, source: ResolvedNetwork, target: ResolvedNetwork) -> None:
+        """Clients know nothing of it."""
+        self._world.call("networks.hand_over", target.spec.name)
+
     def bridge_name(self, network: ResolvedNetwork) -> str:
         """A name that no interface has."""
         return f"sim{network.id}"
