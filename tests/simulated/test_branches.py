@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from forkbed.base.errors import Kind, OperationalError
+from forkbed.base.ids import OperationId
 from forkbed.core.operations.records import Operation, OperationStatus
 from forkbed.core.systems.spec import UplinkKind
 from forkbed.core.systems.view import Power
@@ -301,6 +302,28 @@ def test_long_chains_are_folded_by_themselves(pair: Installation) -> None:
         pair.settle()
         assert all(len(files) <= 8 for files in machine(pair, "pair", "ops").in_use.values())
         assert held(pair, "pair", "ops") == (f"{often} 11", f"{often} 11")
+
+
+def test_a_fold_that_gave_way_is_begun_again_at_once(pair: Installation) -> None:
+    for number in range(12):
+        assert succeeded(snapshot(pair, f"s{number}"))
+        assert succeeded(pair.ended(pair.controller.snapshot_delete("pair", f"s{number}", PERSON)))
+    folds: list[str] = []
+
+    def give_way(_boundary: str) -> None:
+        [fold] = pair.store.operations(active_only=True)
+        if not folds:
+            folds.append(fold.id)
+            pair.controller.cancel(fold.id, PERSON)
+
+    pair.restart(give_way)
+    pair.controller.supervisor.look()
+    pair.settle()
+    first = pair.store.operation(OperationId(folds[0]))
+    assert first is not None and first.status is OperationStatus.CANCELLED
+    pair.controller.supervisor.look()
+    pair.settle()
+    assert all(len(files) <= 8 for files in machine(pair, "pair", "ops").in_use.values())
 
 
 Action = Callable[[Installation], object]

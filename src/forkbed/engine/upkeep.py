@@ -133,7 +133,11 @@ class Upkeep:
             return False
         operation_id, until = self._tries[key]
         tried = self._around.store.operation(operation_id)
-        return now < until and tried is not None and tried.status in _NOT_AT_ONCE
+        if tried is None or now >= until:
+            return False
+        # a fold gives way to whatever is asked of its system: that tells nothing of the next one
+        gave_way = tried.kind is OperationKind.FOLD and tried.status is OperationStatus.CANCELLED
+        return tried.status in _NOT_AT_ONCE and not gave_way
 
 
 def _volumes(record: SystemRecord) -> list[VolumeId]:
