@@ -1,12 +1,14 @@
-"""`promote`: how long clients wait for a promotion, how well that is predicted, and what they lose: nothing.
+"""`promote`: how long clients of boss-ops wait for its upgrade, how well that is predicted, and that they lose nothing.
 
-A client has one numbered note after the other written by a machine of a pair, through its published port, during every
-promotion; a note counts as acknowledged when the answer is there. The freeze is the longest time without one.
+A client has one experiment after the other written, a row of PostgreSQL and a file on NFS each, while the system is
+promoted, in some rounds in vain first. An experiment counts as acknowledged when the answer is there; the wait is the
+longest time without one.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -14,71 +16,44 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
+from urllib.error import HTTPError
 
-from benchmarks.labbed import Bench, bench_lab
+from benchmarks.labbed import FORKBED, Bench, bench_lab
 from benchmarks.report import Figure, Report
 
 PROMOTIONS = 10
+IN_VAIN_EVERY = 4
 FREEZE_LIMIT_S = 5.0  # beside the steps themselves
 PREDICTION_LIMIT = 0.2
-_NAME = "shop"
-_SERVICE = "http://127.0.0.1:18290/cgi-bin/note"
+_NAME, _REHEARSAL = "boss-ops", "projects"
+_EXAMPLE = Path(__file__).parent.parent / "examples" / _NAME
+_SERVICE = "http://127.0.0.1:8080/experiments"
 _PATIENCE_S = 2.0
 _PAUSE_S = 0.05
-_MANIFEST = f"""version: 1
-system: {_NAME}
-networks:
-  lan: {{subnet: 10.20.0.0/24, uplink: nat}}
-machines:
-  web:
-    image: micro
-    memory: 128MiB
-    volumes: {{data: {{size: 64MiB, mount: /data}}}}
-    publish: ["18290:80"]
-    files:
-      - path: /srv/www/cgi-bin/note
-        mode: "0755"
-        content: |
-          #!/bin/sh
-          set -e
-          echo "$QUERY_STRING" >>/data/notes
-          sync
-          printf 'Content-Type: text/plain\\n\\n'; cat /data/version
-    setup:
-      - echo 0 >/data/version
-      - {{run: "httpd -p 80 -h /srv/www", when: boot}}
-    checks: [{{exec: "test -s /data/notes"}}]
-  store:
-    image: micro
-    memory: 128MiB
-"""
-_STEPS = """version: 1
-steps:
-  - {name: layout, machine: store, run: "echo new >/root/layout; sync"}
-  - {name: version, machine: web, run: "read number </data/version; echo $((number + 1)) >/data/version; sync"}
-"""
 
 
 @dataclass(slots=True)
 class Client:
-    """Writes notes until it is ended; `acknowledged` are those that it got an answer for, with when."""
+    """Writes experiments until it is ended; `acknowledged` are the ids that it was told, with when."""
 
-    acknowledged: dict[str, float] = field(default_factory=dict)
-    versions: list[int] = field(default_factory=list)
+    acknowledged: dict[int, float] = field(default_factory=dict)
+    upgraded: bool = False  # whether the newest answer was the new version's
     ended: threading.Event = field(default_factory=threading.Event)
-    _number: int = 0
 
     def write(self) -> None:
+        body = json.dumps({"name": "steady", "owner": "bench"}).encode()
         while not self.ended.is_set():
-            self._number += 1  # one that was not acknowledged is never asked for again
             try:
-                with urllib.request.urlopen(f"{_SERVICE}?n{self._number}", timeout=_PATIENCE_S) as answer:
-                    self.versions.append(int(answer.read()))
-                self.acknowledged[f"n{self._number}"] = time.monotonic()
-            except (OSError, ValueError):
-                pass
+                with urllib.request.urlopen(_SERVICE, data=body, timeout=_PATIENCE_S) as answer:
+                    experiment = json.load(answer)
+                self.acknowledged[experiment["id"]] = time.monotonic()
+                self.upgraded = "project" in experiment
+            except (OSError, HTTPException, ValueError):
+                pass  # one that was not acknowledged is never asked for again
             self.ended.wait(_PAUSE_S)
 
     def longest_gap(self, since: float) -> float:
@@ -99,8 +74,8 @@ class Taken:
 
     @property
     def own(self) -> float:
-        """What is ours of the wait."""
-        return self.gap - self.steps - self.checks
+        """All of the wait but the steps themselves."""
+        return self.gap - self.steps
 
     @property
     def error(self) -> float:
@@ -108,25 +83,22 @@ class Taken:
 
 
 def measure() -> Report:
-    """Some ten minutes under emulation."""
+    """Some eight minutes under emulation."""
     with bench_lab() as bench:
-        manifest, steps = bench.directory / "system.yaml", bench.directory / "steps.yaml"
-        manifest.write_text(_MANIFEST)
-        steps.write_text(_STEPS)
-        bench.forkbed("up", manifest)
-        with _client() as client:
-            taken = []
-            for number in range(PROMOTIONS):
-                bench.forkbed("rehearse", _NAME, "--steps", steps, "--as", f"try-{number}")
-                taken.append(_promote(bench, client, f"try-{number}"))
-                print(f"promotion {number + 1}: {taken[-1]}", file=sys.stderr)
-        lost = _lost(bench, client)
-        began = time.monotonic()
-        bench.forkbed("revert", _NAME, "--accept-loss")
-        revert = time.monotonic() - began
-    return Report(
-        "promote", f"{PROMOTIONS} promotions of a pair of micro machines", _figures(taken, lost, revert)
-    )
+        for image in ("ops", "boss"):
+            bench.forkbed("image", "build", _EXAMPLE / f"{image}.yaml", quiet=False)
+        bench.forkbed("up", _EXAMPLE / "system.yaml", quiet=False)
+        bench.forkbed("rehearse", _NAME, "--steps", _EXAMPLE / "upgrade.yaml", "--as", _REHEARSAL)
+        taken, reverts, lost = [], [], 0
+        for number in range(PROMOTIONS):
+            with _client() as client:
+                if number % IN_VAIN_EVERY == 0:
+                    _promote_in_vain(bench)
+                taken.append(_promote(bench, client))
+            lost += _lost(client)
+            print(f"promotion {number + 1}: {taken[-1]}", file=sys.stderr)
+            reverts.append(_revert(bench))
+    return Report("promote", f"{PROMOTIONS} promotions of boss-ops", _figures(taken, lost, median(reverts)))
 
 
 @contextmanager
@@ -141,18 +113,45 @@ def _client() -> Iterator[Client]:
         thread.join(30)
 
 
-def _promote(bench: Bench, client: Client, name: str) -> Taken:
-    """One promotion, until the client has an answer of the new version; the generation before it goes."""
-    began, version = time.monotonic(), client.versions[-1] if client.versions else 0
-    result = json.loads(bench.forkbed("promote", name, "--json"))["result"]
-    while client.versions[-1] == version:
+def _promote_in_vain(bench: Bench) -> None:
+    """An experiment without a file makes a check fail."""
+    _in_database(bench, "INSERT INTO experiments (id, name, owner) VALUES (0, 'by-hand', 'nobody')")
+    argv = [str(FORKBED), "--lab", bench.lab.name, "promote", _REHEARSAL, "--discard-attempt"]
+    if subprocess.run(argv, check=False, capture_output=True).returncode == 0:
+        raise SystemExit("a promotion whose check fails was done")
+    _in_database(bench, "DELETE FROM experiments WHERE id = 0")
+
+
+def _in_database(bench: Bench, statement: str) -> None:
+    words = (
+        "runuser",
+        "--login",
+        "postgres",
+        "--command",
+        f'psql --quiet --command "{statement}" experiments',
+    )
+    bench.forkbed("exec", f"{_NAME}/boss", "--", *words)
+
+
+def _promote(bench: Bench, client: Client) -> Taken:
+    """One promotion, until the client has an answer of the new version."""
+    began = time.monotonic()
+    result = json.loads(bench.forkbed("promote", _REHEARSAL, "--json"))["result"]
+    while not client.upgraded:
         time.sleep(_PAUSE_S)
     gap = client.longest_gap(began)
     spent = _journal(bench)
-    bench.forkbed("discard", name)
-    for generation in json.loads(bench.forkbed("generations", _NAME, "--json"))[2:]:
-        bench.forkbed("discard", generation["name"])
     return Taken(gap, result["freeze_s"], result["predicted_s"], spent["step"], spent["check"])
+
+
+def _revert(bench: Bench) -> float:
+    """Seconds that it takes; the generation that it left goes."""
+    began = time.monotonic()
+    bench.forkbed("revert", _NAME, "--accept-loss")
+    took = time.monotonic() - began
+    for generation in json.loads(bench.forkbed("generations", _NAME, "--json"))[1:]:
+        bench.forkbed("discard", generation["name"])
+    return took
 
 
 def _journal(bench: Bench) -> dict[str, float]:
@@ -166,10 +165,18 @@ def _journal(bench: Bench) -> dict[str, float]:
     }
 
 
-def _lost(bench: Bench, client: Client) -> int:
-    """Notes that were acknowledged and are not there."""
-    there = bench.forkbed("exec", f"{_NAME}/web", "--", "cat", "/data/notes").split()
-    return len(set(client.acknowledged) - set(there))
+def _lost(client: Client) -> int:
+    """Experiments that were acknowledged and are not there, with row and file."""
+    with urllib.request.urlopen(_SERVICE, timeout=30) as answer:
+        there = {experiment["id"] for experiment in json.load(answer)}
+    try:
+        with urllib.request.urlopen(f"{_SERVICE}/files", timeout=30) as answer:
+            without_file = json.load(answer)["without a file"]
+    except HTTPError as error:
+        without_file = json.load(error)["without a file"]
+    if without_file:
+        print(f"without a file: {without_file}", file=sys.stderr)
+    return len(client.acknowledged.keys() - (there - set(without_file)))
 
 
 def _figures(taken: list[Taken], lost: int, revert: float) -> tuple[Figure, ...]:
@@ -177,12 +184,13 @@ def _figures(taken: list[Taken], lost: int, revert: float) -> tuple[Figure, ...]
     return (
         Figure("wait of a client", median(each.gap for each in taken), "s"),
         Figure(
-            "of it, all but steps and checks",
+            "of it, all but the steps",
             own,
             "s",
             target=f"at most {FREEZE_LIMIT_S:g} s",
             met=own <= FREEZE_LIMIT_S,
         ),
+        Figure("of that, the manifest's checks", median(each.checks for each in taken), "s"),
         Figure(
             "error of the predicted freeze",
             error,
@@ -190,6 +198,6 @@ def _figures(taken: list[Taken], lost: int, revert: float) -> tuple[Figure, ...]
             target=f"at most {PREDICTION_LIMIT:g}",
             met=error <= PREDICTION_LIMIT,
         ),
-        Figure("acknowledged notes lost", lost, "", target="none", met=lost == 0),
+        Figure("acknowledged experiments lost", lost, "", target="none", met=lost == 0),
         Figure("revert", revert, "s"),
     )
