@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import wait
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.units import format_duration
@@ -61,13 +62,12 @@ class Replay:
                 self._step(step, progress)
 
     def check(self) -> None:
-        """Ask every machine's checks. FAULT with all that are not good."""
-        for machine in self._record.resolved.machines:
-            for probe in machine.spec.checks:
-                with self._life.step(
-                    "check", f"{self._label}{machine.name} {describe_probe(probe)}"
-                ) as progress:
-                    self.checks.append(self._check(machine, probe, progress))
+        """Ask every machine's checks, all machines side by side. FAULT with all that are not good."""
+        machines = [machine for machine in self._record.resolved.machines if machine.spec.checks]
+        asked = [self._life.around.waiters.submit(self._check_all, machine) for machine in machines]
+        wait(asked)
+        for outcomes in asked:
+            self.checks += outcomes.result()
         bad = [check for check in self.checks if not check.good]
         if bad:
             raise OperationalError(
@@ -77,6 +77,14 @@ class Replay:
                 self._remedy,
                 details=tuple(f"{check.machine}: {check.check}: {check.reason}" for check in bad[1:]),
             )
+
+    def _check_all(self, machine: ResolvedMachine) -> list[CheckOutcome]:
+        outcomes = []
+        for probe in machine.spec.checks:
+            subject = f"{self._label}{machine.name} {describe_probe(probe)}"
+            with self._life.step("check", subject) as progress:
+                outcomes.append(self._check(machine, probe, progress))
+        return outcomes
 
     def hooks(self, *, on: bool) -> None:
         """Run the manifest's maintenance hooks, one way or the other."""

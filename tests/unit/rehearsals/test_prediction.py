@@ -27,11 +27,18 @@ MADE = (
 )
 
 
+CHECKS = [
+    CheckOutcome("boss", "tcp", True, 0.5),
+    CheckOutcome("boss", "http", True, 0.25),
+    CheckOutcome("ops", "tcp", True, 0.6),
+]
+
+
 def test_every_part_has_its_time() -> None:
     steps = [StepOutcome("one", "boss", 108, 10.0), StepOutcome("two", "boss", 118, 5.0)]
-    prediction = predict_freeze(journal(*MADE), steps, [CheckOutcome("boss", "tcp", True, 0.5)])
+    prediction = predict_freeze(journal(*MADE), steps, CHECKS)
     assert (prediction.cut_s, prediction.restore_s) == (3.0, 7.0), "machines come side by side"
-    assert (prediction.steps_s, prediction.checks_s) == (15.0, 0.5)
+    assert (prediction.steps_s, prediction.checks_s) == (15.0, 0.75), "machines are checked side by side"
     assert prediction.total_s == 25.5 + prediction.switch_s
 
 
