@@ -39,7 +39,7 @@ def test_every_part_has_its_time() -> None:
     prediction = predict_freeze(journal(*MADE), steps, CHECKS)
     assert (prediction.cut_s, prediction.restore_s) == (3.0, 7.0), "machines come side by side"
     assert (prediction.steps_s, prediction.checks_s) == (15.0, 0.75), "machines are checked side by side"
-    assert prediction.total_s == 25.5 + prediction.switch_s
+    assert prediction.total_s == 25.75 + prediction.switch_s
 
 
 def test_a_step_that_reboots_is_not_counted_twice() -> None:
