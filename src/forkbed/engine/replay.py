@@ -62,12 +62,14 @@ class Replay:
                 self._step(step, progress)
 
     def check(self) -> None:
-        """Ask every machine's checks, all machines side by side. FAULT with all that are not good."""
-        machines = [machine for machine in self._record.resolved.machines if machine.spec.checks]
-        asked = [self._life.around.waiters.submit(self._check_all, machine) for machine in machines]
+        """Ask every machine's checks, all side by side. FAULT with all that are not good."""
+        asked = [
+            self._life.around.waiters.submit(self._check_journalled, machine, probe)
+            for machine in self._record.resolved.machines
+            for probe in machine.spec.checks
+        ]
         wait(asked)
-        for outcomes in asked:
-            self.checks += outcomes.result()
+        self.checks += [outcome.result() for outcome in asked]
         bad = [check for check in self.checks if not check.good]
         if bad:
             raise OperationalError(
@@ -78,13 +80,10 @@ class Replay:
                 details=tuple(f"{check.machine}: {check.check}: {check.reason}" for check in bad[1:]),
             )
 
-    def _check_all(self, machine: ResolvedMachine) -> list[CheckOutcome]:
-        outcomes = []
-        for probe in machine.spec.checks:
-            subject = f"{self._label}{machine.name} {describe_probe(probe)}"
-            with self._life.step("check", subject) as progress:
-                outcomes.append(self._check(machine, probe, progress))
-        return outcomes
+    def _check_journalled(self, machine: ResolvedMachine, probe: ProbeSpec) -> CheckOutcome:
+        subject = f"{self._label}{machine.name} {describe_probe(probe)}"
+        with self._life.step("check", subject) as progress:
+            return self._check(machine, probe, progress)
 
     def hooks(self, *, on: bool) -> None:
         """Run the manifest's maintenance hooks, one way or the other."""

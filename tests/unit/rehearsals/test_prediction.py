@@ -30,7 +30,7 @@ MADE = (
 CHECKS = [
     CheckOutcome("boss", "tcp", True, 0.5),
     CheckOutcome("boss", "http", True, 0.25),
-    CheckOutcome("ops", "tcp", True, 0.6),
+    CheckOutcome("ops", "tcp", True, 0.4),
 ]
 
 
@@ -38,8 +38,8 @@ def test_every_part_has_its_time() -> None:
     steps = [StepOutcome("one", "boss", 108, 10.0), StepOutcome("two", "boss", 118, 5.0)]
     prediction = predict_freeze(journal(*MADE), steps, CHECKS)
     assert (prediction.cut_s, prediction.restore_s) == (3.0, 7.0), "machines come side by side"
-    assert (prediction.steps_s, prediction.checks_s) == (15.0, 0.75), "machines are checked side by side"
-    assert prediction.total_s == 25.75 + prediction.switch_s
+    assert (prediction.steps_s, prediction.checks_s) == (15.0, 0.5), "checks are asked side by side"
+    assert prediction.total_s == 25.5 + prediction.switch_s
 
 
 def test_a_step_that_reboots_is_not_counted_twice() -> None:

@@ -26,14 +26,10 @@ def predict_freeze(
         took = (entry.ended_at - entry.started_at for entry in made if entry.verb == verb and entry.ended_at)
         return max(took, default=0.0)
 
-    per_machine: dict[str, float] = {}
-    for check in checks:
-        per_machine[check.machine] = per_machine.get(check.machine, 0.0) + check.took_s
-
     return FreezePrediction(
         cut_s=longest("cut") + longest("keep"),
         restore_s=longest("restore") + longest("ready"),
         steps_s=sum(outcome.took_s for outcome in outcomes),
-        checks_s=max(per_machine.values(), default=0.0),
+        checks_s=max((check.took_s for check in checks), default=0.0),
         switch_s=_SWITCH_S,
     )

@@ -23,6 +23,8 @@ _POLL_S = 0.02
 _PING_TIMEOUT_S = 2.0
 _CALL_TIMEOUT_S = 5.0
 _WEAK_STATUS = 77
+_NO_DATE = "no date"
+_WAKE = f"(date -u -s @{{now}} || date -u -s @{{second}}) >/dev/null 2>&1 || echo {_NO_DATE}\n"
 # `reseed` is in micro images, perl in every Debian. A plain write is mixed in but used at the kernel's next turn only.
 _RESEED = f"""
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -48,17 +50,9 @@ def awaken(agents: Agents, machine: ResolvedMachine, now: float, entropy: bytes,
     guest = _Guest(agents, machine, now, timeout_s)
     try:
         guest.await_agent()
+        return guest.wake(entropy)
     except OperationalError as error:
         return f"clock and randomness are as they were at the cut: {error.brief}"
-    failures = []
-    for what, renew in (("clock", guest.set_clock), ("randomness", lambda: guest.reseed(entropy))):
-        try:
-            complaint = renew()
-        except OperationalError as error:
-            complaint = f"as it was at the cut: {error.brief}"
-        if complaint:
-            failures.append(f"{what}: {complaint}")
-    return "; ".join(failures)
 
 
 class _Guest:
@@ -82,31 +76,31 @@ class _Guest:
             else:
                 return
 
-    def set_clock(self) -> str:
-        """Step it with `date` or, where that does not work, with the agent's own command.
+    def wake(self, entropy: bytes) -> str:
+        """Step its clock, mix the entropy in and have the kernel draw anew; what of that failed.
 
-        The agent has the hardware clock written too, which waits for the next second, and nobody answers meanwhile;
-        QEMU's goes on with the host's by itself.
+        With one script, as starting programs is slow in a guest that is emulated. Where `date` does not set the
+        clock, the agent does. Not at first: it has the hardware clock written too, which waits for the next second,
+        and nobody answers meanwhile; QEMU's goes on with the host's by itself.
         """
         now = self._now()
-        script = f"(date -u -s @{now:.3f} || date -u -s @{now:.0f}) >/dev/null"
-        status, said = self._run(script, b"")
-        if status:
+        status, said, printed = self._run(
+            _WAKE.format(now=f"{now:.3f}", second=f"{now:.0f}") + _RESEED, entropy
+        )
+        failures = []
+        if _NO_DATE in printed:
             try:
                 self._call("guest-set-time", {"time": int(self._now() * 1e9)})
             except OperationalError as error:
-                return f"{said or f'date ended with status {status}'}; {error.brief}"
-        return ""
-
-    def reseed(self, entropy: bytes) -> str:
-        """Mix it in, and have the kernel draw anew."""
-        status, said = self._run(_RESEED, entropy)
+                failures.append(f"clock: as it was at the cut: {error.brief}")
         if status == _WEAK_STATUS:
-            return _WEAK
-        return (said or f"reseed ended with status {status}") if status else ""
+            failures.append(f"randomness: {_WEAK}")
+        elif status:
+            failures.append(f"randomness: {said or f'reseed ended with status {status}'}")
+        return "; ".join(failures)
 
-    def _run(self, script: str, data: bytes) -> tuple[int, str]:
-        """Run a short script; its status and the last line that it wrote to standard error."""
+    def _run(self, script: str, data: bytes) -> tuple[int, str, str]:
+        """Run a short script; its status, the last line that it wrote to standard error, and what it printed."""
         words = {
             "path": "/bin/sh",
             "arg": ["-c", script],
@@ -122,7 +116,8 @@ class _Guest:
             time.sleep(_POLL_S)
         said = last_lines(base64.b64decode(answer.get("err-data", "")))
         status = answer["exitcode"] if "exitcode" in answer else 128 + answer.get("signal", 0)
-        return status, said[-1] if said else ""
+        printed = base64.b64decode(answer.get("out-data", "")).decode(errors="replace")
+        return status, said[-1] if said else "", printed
 
     def _call(self, command: str, arguments: Mapping[str, object], longest_s: float = _CALL_TIMEOUT_S) -> Any:
         left_s = max(self._deadline - time.monotonic(), _POLL_S)
