@@ -37,7 +37,8 @@ def query(statement, values=()):
 
 def without_file():
     """Ids of experiments whose file is not there."""
-    rows = query("SELECT id FROM project_experiments ORDER BY id")  # first: a file is there before its row is seen
+    # First: a file is there before its row is seen.
+    rows = query("SELECT id FROM project_experiments ORDER BY id")
     present = {file.stem for file in FILES.glob("*/*.json")}
     return [row["id"] for row in rows if str(row["id"]) not in present]
 
