@@ -11,7 +11,7 @@ import pytest
 
 from forkbed.base.errors import OperationalError
 from forkbed.core.networks import names
-from forkbed.core.systems.spec import PublishSpec, ResolvedNetwork, UplinkKind
+from forkbed.core.systems.spec import PublishSpec, ResolvedMachine, ResolvedNetwork, UplinkKind
 from forkbed.drivers import processes
 from forkbed.drivers.networks import namespaces
 from forkbed.drivers.networks.uplink_port import UplinkPort
@@ -372,26 +372,49 @@ def test_guests_of_an_earlier_version_are_taken_over(world: World) -> None:
     assert world.ensure(net, a) == "already"
 
 
+_PUBLISH = (PublishSpec(8080, 80),)
+_WAY_OUT = {"uplink": UplinkKind.NAT, "transit": "198.19.0.0/31"}
+
+
+def led_out(identity: str) -> ResolvedNetwork:
+    """One with the way out that goes from generation to generation."""
+    return network(identity, lineage="root", **_WAY_OUT)  # type: ignore[arg-type]
+
+
+def attempt() -> tuple[ResolvedNetwork, ResolvedMachine]:
+    """The fork's network and machine."""
+    net = network("net2", lineage="root", uplink=UplinkKind.RECORDED)
+    return net, machine("a", (net, "10.20.0.10"), identity="copy-of-a")
+
+
+def withdraw(world: World) -> ResolvedNetwork:
+    """Take the way out from the old generation."""
+    closed = network("net1", lineage="root")
+    world.ensure(closed, machine("a", (closed, "10.20.0.10")), digest="kept")
+    return closed
+
+
+def take_up(world: World) -> None:
+    """Give it to the new one."""
+    promoted = led_out("net2")
+    world.ensure(promoted, machine("a", (promoted, "10.20.0.10"), publish=_PUBLISH, identity="copy-of-a"))
+
+
 @isolated
 def test_published_ports_move_to_the_next_generation(world: World) -> None:
     """Without a host bridge: transit and ports go to another service namespace, which is reached at once."""
-    publish = (PublishSpec(8080, 80),)
-    transit = {"uplink": UplinkKind.NAT, "transit": "198.19.0.0/31"}
-    live = network("net1", lineage="root", **transit)  # type: ignore[arg-type]
-    attempt = network("net2", lineage="root", uplink=UplinkKind.RECORDED)
-    a = machine("a", (live, "10.20.0.10"), publish=publish)
-    copy = machine("a", (attempt, "10.20.0.10"), identity="copy-of-a")
+    live, (fork, copy) = led_out("net1"), attempt()
+    a = machine("a", (live, "10.20.0.10"), publish=_PUBLISH)
     world.ensure(live, a)
-    world.ensure(attempt, copy, system="attempt")
-    (old,), (new,) = world.plug(live, a), world.plug(attempt, copy)
+    world.ensure(fork, copy, system="attempt")
+    (old,), (new,) = world.plug(live, a), world.plug(fork, copy)
     for guest in (old, new):
         guest.route()
     with listener(old.path, 80) as server:
         assert tcp_reaches(HOST, "127.0.0.1", 8080, server)[0]
         assert tcp_reaches(WORLD, HOST_ADDRESS, 8080, server)[0] is False, "published on the loopback"
-    world.ensure(network("net1", lineage="root"), machine("a", (live, "10.20.0.10")), digest="kept")
-    promoted = network("net2", lineage="root", **transit)  # type: ignore[arg-type]
-    world.ensure(promoted, machine("a", (promoted, "10.20.0.10"), publish=publish, identity="copy-of-a"))
+    withdraw(world)
+    take_up(world)
     with listener(new.path, 80) as server, listener(WORLD, 80) as outside:
         assert tcp_reaches(HOST, "127.0.0.1", 8080, server, 0.5)[0]
         assert tcp_reaches(new.path, "198.18.0.254", 80, outside, 0.5)[0]
@@ -401,12 +424,8 @@ def test_published_ports_move_to_the_next_generation(world: World) -> None:
 @isolated
 def test_a_client_that_waits_is_answered_by_the_next_generation(world: World) -> None:
     """It has asked and says nothing more; the guest answers in the fork already, and again once it is live."""
-    publish = (PublishSpec(8080, 80),)
-    transit = {"uplink": UplinkKind.NAT, "transit": "198.19.0.0/31"}
-    live = network("net1", lineage="root", **transit)  # type: ignore[arg-type]
-    attempt = network("net2", lineage="root", uplink=UplinkKind.RECORDED)
-    a = machine("a", (live, "10.20.0.10"), publish=publish)
-    copy = machine("a", (attempt, "10.20.0.10"), identity="copy-of-a")
+    live, (fork, copy) = led_out("net1"), attempt()
+    a = machine("a", (live, "10.20.0.10"), publish=_PUBLISH)
     world.ensure(live, a)
     (guest,) = world.plug(live, a)
     guest.route()
@@ -415,18 +434,16 @@ def test_a_client_that_waits_is_answered_by_the_next_generation(world: World) ->
         connection, _ = server.accept()
         client.sendall(b"question")
         assert connection.recv(100) == b"question"
-        world.ensure(attempt, copy, system="attempt")
-        take_over(guest, copy, world.networks.bridge_name(attempt))
+        world.ensure(fork, copy, system="attempt")
+        take_over(guest, copy, world.networks.bridge_name(fork))
         connection.sendall(b"answer")
         client.settimeout(0.5)
         with pytest.raises(TimeoutError):
             client.recv(1)
-        closed = network("net1", lineage="root")
-        promoted = network("net2", lineage="root", **transit)  # type: ignore[arg-type]
-        world.ensure(closed, machine("a", (live, "10.20.0.10")), digest="kept")
-        world.networks.hand_over(closed, promoted)
-        world.networks.hand_over(closed, promoted)  # as after a crash
-        world.ensure(promoted, machine("a", (promoted, "10.20.0.10"), publish=publish, identity="copy-of-a"))
+        closed = withdraw(world)
+        for _ in ("at first", "again after a crash"):
+            world.networks.hand_over(closed, led_out("net2"))
+        take_up(world)
         client.settimeout(10)  # TCP says it again after pauses that double
         assert client.recv(100) == b"answer"
         client.sendall(b"thanks")
