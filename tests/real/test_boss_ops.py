@@ -101,7 +101,8 @@ def test_a_fork_holds_the_count_of_the_cut(boss_ops: Installation, tmp_path: Pat
         boss_ops.await_that(lambda: len(answers(log)) >= 5, "the client writes")
         boss_ops.forkbed("fork", "boss-ops", "rehearsal", timeout_s=300)
         asked = boss_ops.forkbed("operations", "list", "--json").json()
-        result = next(operation["result"] for operation in asked if operation["kind"] == "fork")
+        newest = next(operation["id"] for operation in asked if operation["kind"] == "fork")
+        result = boss_ops.forkbed("operations", "show", newest, "--json").json()["operation"]["result"]
         boss = next(machine for machine in result["machines"] if machine["name"] == "boss")
         held = count_in(boss_ops, "rehearsal")
         since = len(answers(log))

@@ -29,6 +29,7 @@ from forkbed.drivers.libvirt.cuts import LibvirtCuts
 from forkbed.drivers.libvirt.freezing import MachineFreeze
 from forkbed.drivers.libvirt.guard import ensure_guard, guard_process
 from forkbed.drivers.libvirt.monitor import Monitor
+from forkbed.drivers.libvirt.pauses import Pauses
 from forkbed.drivers.volumes.layer_files import opened_as
 from forkbed.drivers.volumes.records import LayerFile
 from forkbed.ports.cuts import CutOrder, DiskCut
@@ -406,6 +407,8 @@ def test_no_room_for_the_memory_is_refused_before_the_pause(pair: Pair, tmp_path
         assert [str(event) for event in events if "PAUSED" in str(event)] == []
         assert pair.cuts.disks_in_use(BOSS.id) == before
         assert list((tmp_path / "memory").glob("*")) == []
+        # Those of other tests do not know what these cuts have yet to clear up.
+        wait_until(lambda: Pauses(tmp_path / "pauses").all() == [], "the last note")
     finally:
         guard = guard_process(tmp_path / "pauses")
         assert guard is not None
