@@ -192,29 +192,46 @@ def _make_directories(paths: LabPaths) -> None:
     for directory in paths.mounts():
         directory.mkdir(parents=True, exist_ok=True)
     note = paths.root.parent / _MADE_DIRECTORIES
-    made = json.loads(note.read_text()) if note.exists() else []
-    for directory in (*paths.mounts().values(), _SHARED_CACHE):
-        for missing in (*reversed(directory.parents), directory):
-            if not missing.exists():
-                made.append(str(missing))
-                write_atomically(note, json.dumps(made))
-                missing.mkdir()
+    with _one_at_a_time(paths.root.parent):
+        made = json.loads(note.read_text()) if note.exists() else []
+        for directory in (*paths.mounts().values(), _SHARED_CACHE):
+            for missing in (*reversed(directory.parents), directory):
+                if not missing.exists():
+                    made.append(str(missing))
+                    write_atomically(note, json.dumps(made))
+                    missing.mkdir()
 
 
 def _remove_made_directories(lab_dir: Path) -> None:
     """Remove the empty directories that labs needed as mount points, if this was the last lab."""
     note = lab_dir / _MADE_DIRECTORIES
-    if names(lab_dir) or not note.exists():
+    if not note.exists():
         return
-    for path in reversed(json.loads(note.read_text())):
-        with contextlib.suppress(OSError):  # gone, no longer empty, or a mount point of a lab kept elsewhere
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.rmdir(path)
-            finally:
-                os.close(descriptor)
-    note.unlink()
+    with _one_at_a_time(lab_dir):
+        if names(lab_dir) or not note.exists():
+            return
+        for path in reversed(json.loads(note.read_text())):
+            with contextlib.suppress(
+                OSError
+            ):  # gone, no longer empty, or a mount point of a lab kept elsewhere
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.rmdir(path)
+                finally:
+                    os.close(descriptor)
+        note.unlink()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(lab_dir: Path) -> Iterator[None]:
+    """Labs that come and go at the same time must not make or remove the same directory."""
+    descriptor = os.open(lab_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
