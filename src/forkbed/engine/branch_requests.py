@@ -28,7 +28,7 @@ from forkbed.engine.branch_goals import (
     SnapshotGoal,
 )
 from forkbed.engine.branching import ForkOptions, SnapshotOptions
-from forkbed.engine.cutting import check_cuttable, seen_machines
+from forkbed.engine.cutting import alive_machines, check_cuttable
 from forkbed.engine.folding import SHORTEST
 from forkbed.engine.options import Options
 from forkbed.engine.requests import Request
@@ -179,7 +179,7 @@ class BranchRequests:
             return earlier
         record = self._submission.addressed(system, request)
         target = self.find(record, snapshot)
-        runs = any(seen.power in ALIVE for seen in seen_machines(self._around.host, record.resolved).values())
+        runs = bool(alive_machines(self._around.host, record.resolved))
         check_cuttable(self._around.host, record, memory=runs)
         kept = replace(
             self._new_snapshot(
@@ -307,16 +307,17 @@ class BranchRequests:
         if options.at:
             self.check_room(subject, snapshot, options.count)
             return
-        seen = seen_machines(self._around.host, record.resolved)
-        running = {machine_id for machine_id, machine in seen.items() if machine.power in ALIVE}
+        running = alive_machines(self._around.host, record.resolved)
         self._check_room(subject, snapshot, running, options.count)
 
     def check_room(self, subject: str, snapshot: Snapshot, count: int = 1) -> None:
         """CONFLICT if the host's memory has no room for what the snapshot brings back, that many times."""
-        running = {cut.machine_id for cut in snapshot.machines if cut.power in ALIVE}
+        running = frozenset(cut.machine_id for cut in snapshot.machines if cut.power in ALIVE)
         self._check_room(subject, snapshot, running, count)
 
-    def _check_room(self, subject: str, snapshot: Snapshot, running: set[MachineId], count: int) -> None:
+    def _check_room(
+        self, subject: str, snapshot: Snapshot, running: frozenset[MachineId], count: int
+    ) -> None:
         needed = count * sum(
             machine.spec.memory_bytes + _MACHINE_OVERHEAD_BYTES
             for machine in snapshot.resolved.machines

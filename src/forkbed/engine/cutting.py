@@ -46,6 +46,12 @@ def seen_machines(host: Host, system: ResolvedSystem) -> Mapping[MachineId, Hype
     return {seen.machine_id: seen for seen in host.hypervisor.machines() if seen.machine_id in declared}
 
 
+def alive_machines(host: Host, system: ResolvedSystem) -> frozenset[MachineId]:
+    """The system's machines that run or stand still in memory."""
+    seen = seen_machines(host, system)
+    return frozenset(machine_id for machine_id, machine in seen.items() if machine.power in ALIVE)
+
+
 def check_cuttable(host: Host, record: SystemRecord, *, memory: bool) -> None:
     """Refuse what cannot be cut, before anything is stopped for it."""
     system = record.resolved

@@ -85,8 +85,12 @@ class Forking:
             if up:
                 networks.extend(self._begin_networks(forks))
 
-        snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, when_over=begin_networks))
-        wait(networks)  # what one of them fails of, the loop that brings the fork up meets again
+        try:
+            snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, when_over=begin_networks))
+        finally:
+            # What one of them fails of, the loop that brings the fork up meets again; the one that removes it must
+            # not meet one that still makes something.
+            wait(networks)
         keeping = self._around.waiters.submit(self.complete, snapshot, cut)
         try:
             self.bring_up(forks, snapshot, cold=cold, up=up)

@@ -30,6 +30,21 @@ def disks_snapshot(life: Life, record: SystemRecord, snapshot_id: SnapshotId, na
     )
 
 
+def kept_disks(life: Life, record: SystemRecord, snapshot_id: SnapshotId, name: str) -> Snapshot:
+    """Cut the disks now, under that name; or what a controller before us made of it, if that is complete."""
+    host, store = life.around.host, life.around.store
+    present = store.snapshot(snapshot_id)
+    if present is not None and present.status is SnapshotStatus.COMPLETE:
+        return present
+    if present is not None:
+        take_back(host, store, present)
+    snapshot = disks_snapshot(life, record, snapshot_id, name)
+    store.save_snapshot(snapshot)
+    with life.step("base", record.name) as progress:
+        snapshot, cut = cut_system(host, store, record, snapshot, CutTerms())
+        return complete_snapshot(host, store, snapshot, cut, progress)
+
+
 def sweep_momentary(life: Life) -> None:
     """Remove the momentary cuts that an earlier controller made for this operation."""
     for snapshot in life.around.store.snapshots():
@@ -65,16 +80,7 @@ def earlier_cut(life: Life, record: SystemRecord) -> Iterator[Snapshot]:
     """
     host, store = life.around.host, life.around.store
     snapshot_id = SnapshotId(f"{life.operation.id}0{record.id}")
-    snapshot = store.snapshot(snapshot_id)
-    if snapshot is not None and snapshot.status is not SnapshotStatus.COMPLETE:
-        take_back(host, store, snapshot)
-        snapshot = None
-    if snapshot is None:
-        snapshot = disks_snapshot(life, record, snapshot_id, f"before-{life.operation.id}")
-        store.save_snapshot(snapshot)
-        with life.step("base", record.name) as progress:
-            snapshot, cut = cut_system(host, store, record, snapshot, CutTerms())
-            snapshot = complete_snapshot(host, store, snapshot, cut, progress)
+    snapshot = kept_disks(life, record, snapshot_id, f"before-{life.operation.id}")
     try:
         yield snapshot
     except (OperationalError, Cancelled):

@@ -16,14 +16,14 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import SnapshotId
 from forkbed.core.rehearsals.records import Rehearsal
 from forkbed.core.rehearsals.refusals import promotion_refusal
-from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
+from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.generations import exchange
 from forkbed.core.systems.goal import Goal, Wanted
-from forkbed.engine.cutting import CutTerms, complete_snapshot, cut_system, drop_snapshot, take_back
+from forkbed.engine.cutting import CutTerms, cut_system, drop_snapshot, take_back
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.engine.maintenance import has_hooks, maintain
-from forkbed.engine.momentary import disks_snapshot
+from forkbed.engine.momentary import kept_disks
 from forkbed.engine.planloop import PlanLoop
 from forkbed.engine.replay import Replay
 from forkbed.engine.saving import hand_cut_over
@@ -233,20 +233,11 @@ def change_places(
 
 def keep_base(life: Life, coming: SystemRecord, base_id: SnapshotId) -> None:
     """Keep a generation's disks as it takes over, so that a revert can tell what it wrote since."""
-    host, store = life.around.host, life.around.store
-    present = store.snapshot(base_id)
-    if present is not None:
-        if present.status is SnapshotStatus.COMPLETE:
-            return
-        take_back(host, store, present)
-    snapshot = disks_snapshot(life, coming, base_id, f"generation-{coming.generation}")
-    for former in store.snapshots(coming.id):
-        if former.name == snapshot.name:
-            drop_snapshot(host, store, former)
-    store.save_snapshot(snapshot)
-    with life.step("base", coming.name) as progress:
-        snapshot, cut = cut_system(host, store, coming, snapshot, CutTerms())
-        complete_snapshot(host, store, snapshot, cut, progress)
+    name = f"generation-{coming.generation}"
+    for former in life.around.store.snapshots(coming.id):
+        if former.name == name and former.id != base_id:
+            drop_snapshot(life.around.host, life.around.store, former)
+    kept_disks(life, coming, base_id, name)
 
 
 def hand_base_over(life: Life, live: SystemRecord, base_id: SnapshotId) -> None:

@@ -16,7 +16,7 @@ from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatu
 from forkbed.core.systems.branch import is_still_saved
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE
-from forkbed.engine.cutting import CutTerms, check_cuttable, drop_snapshot, seen_machines, take_back
+from forkbed.engine.cutting import CutTerms, alive_machines, check_cuttable, drop_snapshot, take_back
 from forkbed.engine.forking import Forking, TakenBack
 from forkbed.engine.host import Host
 from forkbed.engine.life import Life
@@ -40,8 +40,7 @@ def saved_of(store: Store, record: SystemRecord) -> Snapshot | None:
 
 def asleep(host: Host, record: SystemRecord, saved: Snapshot) -> bool:
     """Whether the generation has to go on from what was saved: something of it that ran does not stand in memory."""
-    seen = seen_machines(host, record.resolved)
-    alive = {machine_id for machine_id, machine in seen.items() if machine.power in ALIVE}
+    alive = alive_machines(host, record.resolved)
     return any(cut.power in ALIVE and cut.machine_id not in alive for cut in saved.machines)
 
 

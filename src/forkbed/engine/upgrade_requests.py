@@ -18,10 +18,9 @@ from forkbed.core.rehearsals.records import (
 from forkbed.core.rehearsals.refusals import Refusal, asleep_refusal, freeze_refusal, promotion_refusal
 from forkbed.core.systems.branch import Draws, roll_back, waking_goal
 from forkbed.core.systems.generations import kept_name
-from forkbed.core.systems.planner import ALIVE
 from forkbed.engine.branch_requests import BranchRequests
 from forkbed.engine.branching import ForkOptions
-from forkbed.engine.cutting import check_cuttable, seen_machines
+from forkbed.engine.cutting import alive_machines, check_cuttable
 from forkbed.engine.host import Host
 from forkbed.engine.maintenance import has_hooks
 from forkbed.engine.options import Options
@@ -303,9 +302,7 @@ class UpgradeRequests:
         )
         if refusal is not None:
             return refusal
-        seen = seen_machines(self._host, record.resolved)
-        runs = any(machine.power in ALIVE for machine in seen.values())
-        return None if runs else asleep_refusal(record.resolved)
+        return None if alive_machines(self._host, record.resolved) else asleep_refusal(record.resolved)
 
     def _next_generation(self, record: SystemRecord) -> int:
         """One that no generation has or had, nor an attempt that failed and is still there."""
@@ -336,8 +333,7 @@ class UpgradeRequests:
         """As of `GenerationView`: its state, and what its memory takes there."""
         if record.kept_of is None:
             return "live", 0
-        seen = seen_machines(self._host, record.resolved)
-        alive = {machine_id for machine_id, machine in seen.items() if machine.power in ALIVE}
+        alive = alive_machines(self._host, record.resolved)
         if alive:
             return "kept", sum(m.spec.memory_bytes for m in record.resolved.machines if m.id in alive)
         saved = saved_of(self._store, record)
