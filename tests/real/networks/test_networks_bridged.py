@@ -51,12 +51,13 @@ OUTSIDER = namespaces.path_of("outsider")
 
 
 def host_bridge(net: ResolvedNetwork) -> None:
-    """A bridge of the host's with an address of the host's own and an outsider on it."""
+    """A bridge of the host's with an address of its own, and an outsider on it with a MAC as high as a tap's."""
     run(f"ip link add {net.spec.bridge} type bridge mcast_snooping 0")
     run(f"ip link set {net.spec.bridge} up")
     run(f"ip addr add 10.20.0.2/24 dev {net.spec.bridge}")
     run("ip netns add outsider")
-    run(f"ip link add lan0 master {net.spec.bridge} type veth peer name eth0 netns outsider")
+    run("ip link add lan0 address fe:54:00:ff:ff:ff type veth peer name eth0 netns outsider")
+    run(f"ip link set lan0 master {net.spec.bridge}")
     run("ip link set lan0 up")
     run("ip -n outsider link set eth0 up")
     run("ip -n outsider addr add 10.20.0.3/24 dev eth0")

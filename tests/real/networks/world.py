@@ -69,7 +69,7 @@ def isolated(function: Callable[..., None]) -> Callable[..., None]:
             argv, cwd=_REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
         )
         if done.returncode != 0:
-            pytest.fail(f"{done.stdout}\n{done.stderr}".strip(), pytrace=False)
+            pytest.fail(f"{done.stderr}\n{done.stdout}".strip(), pytrace=False)
 
     signature = inspect.signature(function)
     outer.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]

@@ -45,7 +45,8 @@ class UplinkPort:
         """Join the network's bridge to the host's; whether anything was done, and whether it was joined just now.
 
         The port has the MTU that the host's bridge had: a smaller one would lower the bridge's. Its MAC is the same in
-        every generation, and a high one, for a bridge that was given none takes the lowest of its ports'.
+        every generation, and higher than those of virtual machines' taps, which begin with fe too: a bridge that was
+        given none takes the lowest of its ports'.
         """
         outside, outer = links.find(host_bridge), links.find(self.outer)
         made = links.ensure_veth(
@@ -57,7 +58,7 @@ class UplinkPort:
         )
         changed = ensure_no_ipv6(self.outer) or made
         mac = derive_mac(network.lineage_id, network.spec.subnet.network_address)
-        changed |= links.ensure_up(self.outer, mac=f"fe{mac[2:]}")
+        changed |= links.ensure_up(self.outer, mac=f"fe:ff{mac[2:-3]}")
         changed |= links.ensure_master(self.inner, self.bridge)
         changed |= links.ensure_up(self.inner)
         if made:
