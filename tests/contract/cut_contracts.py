@@ -334,6 +334,8 @@ def machines_go_on_after_a_cut(bench: CutBench) -> None:
         refused(Kind.NOT_FOUND, lambda: bench.cuts.restore(definition, MemoryRef(SECOND, BOSS.id)))
         assert bench.cuts.restore(definition, memory) is Effect.CHANGED
         assert bench.cuts.restore(definition, memory) is Effect.ALREADY
+        assert _power(bench, fork) is Power.PAUSED
+        assert bench.hypervisor.resume(fork.id) is Effect.CHANGED
         bench.guests.await_reachable(bench.address(fork), 60, Silence())
         assert (bench.memory_token(fork), bench.guest_read(fork)) == (token, "before")
         bench.guest_write(fork, "in the fork")

@@ -190,8 +190,15 @@ def pair(started: Pair) -> Iterator[Pair]:
     assert list((started.host.lab.paths.state / "memory").glob("*")) == []
 
 
-def memory_of(snapshot_id: SnapshotId, machine: ResolvedMachine, **more: bool) -> MemoryRef:
-    return MemoryRef(snapshot_id, machine.id, **more)
+def memory_of(snapshot_id: SnapshotId, machine: ResolvedMachine) -> MemoryRef:
+    return MemoryRef(snapshot_id, machine.id)
+
+
+def go_on(pair: Pair, fork: MachineDefinition, memory: MemoryRef) -> Effect:
+    """Bring a machine back and let it run."""
+    effect = pair.cuts.restore(fork, memory)
+    pair.host.hypervisor.resume(fork.machine.id)
+    return effect
 
 
 def test_two_guests_go_on_in_copies_from_one_instant(pair: Pair) -> None:
@@ -210,7 +217,7 @@ def test_two_guests_go_on_in_copies_from_one_instant(pair: Pair) -> None:
         assert max(o.frozen_at for o in cut.outcomes) <= min(o.resumed_at or 0 for o in cut.outcomes)
     with pair.forks((BOSS, frozen[BOSS.id]), (OPS, frozen[OPS.id]), (BOSS, frozen[BOSS.id])) as forks:
         restores = [
-            threading.Thread(target=cuts.restore, args=(fork, memory_of(snapshot_id, machine)))
+            threading.Thread(target=go_on, args=(pair, fork, memory_of(snapshot_id, machine)))
             for fork, machine in zip(forks[:2], (BOSS, OPS), strict=True)
         ]
         for thread in restores:
@@ -224,7 +231,7 @@ def test_two_guests_go_on_in_copies_from_one_instant(pair: Pair) -> None:
         assert len(stored) == 4
         assert {path.stat().st_mode & 0o777 for path in stored} == {0o600}
         assert cuts.restore(forks[0], memory_of(snapshot_id, BOSS)) is Effect.ALREADY
-        assert cuts.restore(forks[2], memory_of(snapshot_id, BOSS)) is Effect.CHANGED
+        assert go_on(pair, forks[2], memory_of(snapshot_id, BOSS)) is Effect.CHANGED
         machines = {m.machine_id: m for m in hypervisor.machines()}
         for fork in forks:
             seen = machines[fork.machine.id]
@@ -267,7 +274,7 @@ def test_a_paused_guest_stays_paused_and_comes_back_paused(pair: Pair) -> None:
     (second,) = cuts.cut(again, [pair.order(BOSS)], hold=False, quiesce=False).outcomes
     assert "cannot save a paused machine twice" in second.note
     with pair.forks((BOSS, frozen)) as (fork,):
-        cuts.restore(fork, memory_of(snapshot_id, BOSS, paused=True))
+        cuts.restore(fork, memory_of(snapshot_id, BOSS))
         assert pair.power(fork.machine.id) is Power.PAUSED
         hypervisor.resume(fork.machine.id)
         pair.uptime(fork.machine.id)
@@ -306,7 +313,7 @@ def test_a_cut_waits_for_the_memory_of_the_one_before(pair: Pair) -> None:
     for cut in cuts:
         cut.await_memory(Silence())
     with pair.forks((BOSS, frozen)) as (fork,):
-        pair.cuts.restore(fork, memory_of(first, BOSS))
+        go_on(pair, fork, memory_of(first, BOSS))
         pair.uptime(fork.machine.id)
 
 
@@ -327,7 +334,7 @@ def test_guests_given_up_are_never_resumed_and_go_back_to_the_cut(pair: Pair) ->
     files = {serial: (pair.overlay(chain[0]), *chain) for serial, chain in frozen.items() if serial != "seed"}
     definition = pair.definition(replace(BOSS, generation_uuid=str(uuid4())), files)
     assert hypervisor.define(definition) is Effect.CHANGED
-    assert cuts.restore(definition, memory_of(snapshot_id, BOSS)) is Effect.CHANGED
+    assert go_on(pair, definition, memory_of(snapshot_id, BOSS)) is Effect.CHANGED
     cuts.forget_given_up(kept)
     assert not cuts.was_given_up(kept)
     pair.host.guests.forget(BOSS.id)  # its connections are of another time
@@ -434,7 +441,7 @@ def test_where_background_snapshots_are_refused_memory_is_written_while_it_stand
     assert "until its memory was written" in outcome.note
     assert outcome.resumed_at is not None
     with pair.forks((BOSS, frozen)) as (fork,):
-        pair.cuts.restore(fork, memory_of(snapshot_id, BOSS))
+        go_on(pair, fork, memory_of(snapshot_id, BOSS))
         pair.uptime(fork.machine.id)
 
 
@@ -530,5 +537,5 @@ def test_libvirtd_killed_in_a_cut(pair: Pair, monkeypatch: pytest.MonkeyPatch, s
         wait_until(lambda: pair.cuts.memories() == [], "no memory")
         return
     with pair.forks((BOSS, frozen)) as (fork,):
-        pair.cuts.restore(fork, memory_of(snapshot_id, BOSS))
+        go_on(pair, fork, memory_of(snapshot_id, BOSS))
         pair.uptime(fork.machine.id)

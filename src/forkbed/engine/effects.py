@@ -14,6 +14,7 @@ from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.spec import ProbeKind, ProbeSpec, ResolvedMachine, ResolvedSystem, ResolvedVolume
 from forkbed.core.systems.steps import (
     AwaitReady,
+    AwakenMachine,
     CheckMachine,
     CreateVolume,
     DefineMachine,
@@ -84,13 +85,17 @@ class Effects:
                 self.define(machine)  # after a cut by a controller that died it may name a layer that is kept
                 return host.hypervisor.start(machine.id)
             case RestoreMachine(machine=machine, memory=memory):
-                return self._restore(machine, memory, progress)
+                return self._restore(machine, memory)
             case StopMachine(machine_id=machine_id, timeout_s=timeout_s):
                 return self._stop(machine_id, timeout_s, progress)
             case PauseMachine(machine_id=machine_id):
                 return host.hypervisor.pause(machine_id)
             case ResumeMachine(machine_id=machine_id):
                 return host.hypervisor.resume(machine_id)
+            case AwakenMachine(machine=machine):
+                effect = host.hypervisor.resume(machine.id)
+                awaken(host, self._store, self._system.name, machine, progress)
+                return effect
             case AwaitReady():
                 return self._await_ready(step, progress)
             case CheckMachine(machine=machine):
@@ -107,8 +112,8 @@ class Effects:
         image = self._base_image(machine) if volume.image_id else None
         return self._host.volumes.create(self._system.id, machine, volume, image)
 
-    def _restore(self, machine: ResolvedMachine, memory: MemoryRef, progress: Progress) -> Effect:
-        """Go on from a memory. What was written to the volumes before belongs to a try that failed."""
+    def _restore(self, machine: ResolvedMachine, memory: MemoryRef) -> Effect:
+        """Bring it back from a memory. What was written to the volumes before belongs to a try that failed."""
         seen = self._seen(machine.id)
         if seen is not None and seen.power in ALIVE:
             return Effect.ALREADY
@@ -117,10 +122,7 @@ class Effects:
         self._host.guests.forget(machine.id)
         definition = self._definition(machine)
         self._host.hypervisor.define(definition)
-        effect = self._host.cuts.restore(definition, memory)
-        if not memory.paused:
-            awaken(self._host, self._store, self._system.name, machine, progress)
-        return effect
+        return self._host.cuts.restore(definition, memory)
 
     def _base_image(self, machine: ResolvedMachine) -> BaseImage:
         file = self._host.images.file(machine.image_id)

@@ -152,15 +152,11 @@ class PlanLoop:
         return bool(self._run.flights) or failed
 
     def _awaken_again(self, record: SystemRecord) -> None:
-        """Awaken machines that go on from a memory, but whose restoring was cut off before it said so."""
+        """Awaken machines that go on from a memory, but whose awakening was cut off."""
         entries = self._around.store.journal(self._life.operation.id) if self._goal.restore else ()
         for machine in record.resolved.machines:
-            memory = self._goal.restore.get(machine.id)
-            if memory is None or memory.paused:
-                continue
             subject = f"{self._label}{machine.name}"
-            keys = (f"restore {subject}", f"awaken {subject}")
-            done = {entry.status for entry in entries if entry.key in keys}
+            done = {entry.status for entry in entries if entry.key == f"awaken {subject}"}
             if StepStatus.INTERRUPTED in done and StepStatus.CHANGED not in done:
                 with self._life.step("awaken", subject) as progress:
                     awaken(self._around.host, self._around.store, record.name, machine, progress)

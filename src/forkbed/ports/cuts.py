@@ -117,7 +117,7 @@ class MachineCuts(Protocol):
         """What replaces them is stored: the note is not needed any more."""
 
     def restore(self, definition: MachineDefinition, memory: MemoryRef) -> Effect:
-        """Let the defined machine go on from a memory, on the definition's disks, NICs, names and ids.
+        """Bring the defined machine back from a memory, on the definition's disks, NICs, names and ids: paused.
 
         May begin while the memory is still being written, by the process that made the cut. ALREADY if it runs.
         """

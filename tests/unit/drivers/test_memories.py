@@ -169,7 +169,7 @@ def test_head_and_growing_stream_go_through_the_pipe(memories: Memories, tmp_pat
     with memories.opened(SNAPSHOT, MACHINE, "boss") as opened:
         writer = threading.Thread(target=grow)
         writer.start()
-        Pipes(tmp_path / "pipes").restore(reader, opened, "<domain/>", 0)
+        Pipes(tmp_path / "pipes").restore(reader, opened, "<domain/>")
         writer.join()
     assert reader.received == image_head("<domain/>") + STREAM
     assert list((tmp_path / "pipes").iterdir()) == []
@@ -183,7 +183,7 @@ def test_a_reader_that_refuses_ends_the_feeding(memories: Memories, tmp_path: Pa
         raise libvirt.libvirtError("no")
 
     with memories.opened(SNAPSHOT, MACHINE, "boss") as opened, pytest.raises(libvirt.libvirtError):
-        Pipes(tmp_path / "pipes").restore(Reader(refuse), opened, "<domain/>", 0)
+        Pipes(tmp_path / "pipes").restore(Reader(refuse), opened, "<domain/>")
 
 
 def test_a_stream_that_fails_ends_early_and_is_told(memories: Memories, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_stream_that_fails_ends_early_and_is_told(memories: Memories, tmp_path
         raise libvirt.libvirtError("an early end")
 
     with memories.opened(SNAPSHOT, MACHINE, "boss") as opened, pytest.raises(OperationalError) as failure:
-        Pipes(tmp_path / "pipes").restore(Reader(read), opened, "<domain/>", 0)
+        Pipes(tmp_path / "pipes").restore(Reader(read), opened, "<domain/>")
     assert failure.value.kind is Kind.FAULT
     assert "QEMU died" in failure.value.brief
 

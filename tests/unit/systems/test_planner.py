@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forkbed.base.ids import NetworkId
-from forkbed.core.systems.goal import Goal, Wanted
+from forkbed.base.ids import NetworkId, SnapshotId
+from forkbed.core.systems.goal import Goal, MemoryRef, Wanted
 from forkbed.core.systems.planner import ALIVE, plan_system, start_order
 from forkbed.core.systems.spec import ResolvedSystem
 from forkbed.core.systems.steps import step_key
@@ -36,6 +36,7 @@ def running(declared: ResolvedSystem) -> Goal:
     return Goal({m.name: Wanted.RUNNING for m in declared.machines})
 
 
+_POWERS = {Wanted.RUNNING: Power.RUNNING, Wanted.PAUSED: Power.PAUSED, Wanted.STOPPED: Power.OFF}
 MACHINES: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "memory_bytes": st.sampled_from([1 << 27, 1 << 28]),
@@ -155,6 +156,21 @@ def test_a_first_start_does_everything_in_order() -> None:
         "start boss",
         "ready boss",
     ]
+
+
+@given(systems(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_what_comes_back_from_a_cut_goes_on_when_all_of_it_is_there(
+    declared: ResolvedSystem, data: st.DataObject
+) -> None:
+    """Their order of start does not matter: none of them starts."""
+    memories = {m.id: MemoryRef(SnapshotId("cut"), m.id) for m in declared.machines}
+    wanted = {m.name: data.draw(st.sampled_from(list(Wanted))) for m in declared.machines}
+    world = World()
+    run(world, declared, Goal(wanted, restore=memories), data)
+    powers = {m.name: world.machines[m.id].power for m in declared.machines}
+    assert powers == {name: _POWERS[want] for name, want in wanted.items()}
+    assert set(world.awake) == {name for name, want in wanted.items() if want is Wanted.RUNNING}
 
 
 def test_machines_stop_in_the_reverse_order() -> None:

@@ -21,6 +21,7 @@ from forkbed.core.systems.spec import (
 )
 from forkbed.core.systems.steps import (
     AwaitReady,
+    AwakenMachine,
     CheckMachine,
     CreateVolume,
     DefineMachine,
@@ -29,6 +30,7 @@ from forkbed.core.systems.steps import (
     PauseMachine,
     RemoveNetwork,
     RemoveVolume,
+    RestoreMachine,
     ResumeMachine,
     StartMachine,
     Step,
@@ -94,6 +96,7 @@ class World:
     boots: int = 0
     stopped: list[str] = field(default_factory=list)
     destroyed: list[str] = field(default_factory=list)
+    awake: list[str] = field(default_factory=list)
 
     def view(self) -> SystemView:
         return SystemView(dict(self.machines), dict(self.volumes), dict(self.networks))
@@ -130,6 +133,13 @@ class World:
                 )
             case StartMachine(machine=owner):
                 self._start(declared, owner)
+            case RestoreMachine(machine=owner):
+                self._restore(declared, owner)
+            case AwakenMachine(machine=owner):
+                seen = self.machines[owner.id]
+                assert seen.power is Power.PAUSED
+                self.machines[owner.id] = replace(seen, power=Power.RUNNING)
+                self.awake.append(owner.name)
             case StopMachine(machine_id=machine_id, name=name):
                 seen = self.machines[machine_id]
                 assert seen.power in ALIVE
@@ -152,6 +162,23 @@ class World:
     def _put_volume(self, declared: ResolvedSystem, owner: ResolvedMachine, volume: ResolvedVolume) -> None:
         self.volumes[volume.id] = VolumeView(
             volume.id, declared.id, volume.size_bytes, owner.id, owner.name, volume.name
+        )
+
+    def _restore(self, declared: ResolvedSystem, owner: ResolvedMachine) -> None:
+        """It defines the machine, too; what came back from the same cut does not run yet."""
+        seen = self._seen(owner.id)
+        assert seen.power not in ALIVE and not self.awake
+        assert all(volume.id in self.volumes for volume in owner.volumes)
+        assert all(nic.network_id in self.networks for nic in owner.nics)
+        digest = digests.definition_digest(declared, owner)
+        self.boots += 1
+        self.machines[owner.id] = replace(
+            seen,
+            name=owner.name,
+            power=Power.PAUSED,
+            boot_id=f"b{self.boots}",
+            definition_digest=digest,
+            running_digest=digest,
         )
 
     def _start(self, declared: ResolvedSystem, owner: ResolvedMachine) -> None:

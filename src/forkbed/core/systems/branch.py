@@ -135,8 +135,7 @@ def branch_goal(snapshot: Snapshot, system: ResolvedSystem, *, cold: bool, up: b
     for machine in system.machines:
         cut = cuts.get(machine.name)
         if cut is not None and cut.method in _WITH_MEMORY and not cold:
-            paused = cut.power is Power.PAUSED
-            restore[machine.id] = MemoryRef(snapshot.id, cut.machine_id, paused=paused)
+            restore[machine.id] = MemoryRef(snapshot.id, cut.machine_id)
     runs = any(want is not Wanted.STOPPED for want in wanted.values())
     return Goal(wanted, networks=up or runs, restore=restore)
 
@@ -151,11 +150,11 @@ def rollback_goal(snapshot: Snapshot, before: ResolvedSystem, after: ResolvedSys
 def waking_goal(saved: Snapshot, before: ResolvedSystem, after: ResolvedSystem) -> Goal:
     """`rollback_goal` for a generation that only waits: what ran at the cut comes back too, and stands still."""
     goal = rollback_goal(saved, before, after, up=True)
-    restore = {machine_id: replace(memory, paused=True) for machine_id, memory in goal.restore.items()}
     wanted = {
-        machine.name: Wanted.PAUSED if machine.id in restore else Wanted.STOPPED for machine in after.machines
+        machine.name: Wanted.PAUSED if machine.id in goal.restore else Wanted.STOPPED
+        for machine in after.machines
     }
-    return replace(goal, wanted=wanted, restore=restore)
+    return replace(goal, wanted=wanted)
 
 
 def is_still_saved(

@@ -19,11 +19,10 @@ class Wanted(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryRef:
-    """The memory of a machine at the cut of a snapshot. `paused`: it stood still then, and so it comes back."""
+    """The memory of a machine at the cut of a snapshot."""
 
     snapshot_id: SnapshotId
     machine_id: MachineId
-    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedSystem
 from forkbed.core.systems.steps import (
     AwaitReady,
+    AwakenMachine,
     CheckMachine,
     CreateVolume,
     DefineMachine,
@@ -141,8 +142,10 @@ class _Planner:
             after = before
             if isinstance(step, (StartMachine, RestoreMachine)):
                 after |= {planned.key for planned in self._networks}
-            if isinstance(step, StartMachine):  # machines that go on from one cut go on together
+            if isinstance(step, StartMachine):
                 after |= self._keys_of(machine.spec.after)
+            if isinstance(step, AwakenMachine):  # machines of one cut go on together
+                after |= self._restores()
             yield PlannedStep(step, after)
             before = frozenset([step_key(step)])
 
@@ -157,7 +160,9 @@ class _Planner:
         if seen.seed_digest != seed:
             yield WriteSeed(machine, seed)
         definition = digests.definition_digest(self._system, machine)
-        if seen.power is Power.ABSENT or seen.definition_digest != definition:
+        defined = seen.power is not Power.ABSENT and seen.definition_digest == definition
+        comes_back = seen.power not in ALIVE and self._comes_back(machine)
+        if not defined and not comes_back:  # a restore defines it, with its new disks
             yield DefineMachine(machine, definition)
 
     def _power_steps(self, machine: ResolvedMachine, seen: MachineView, wanted: Wanted) -> Iterable[Step]:
@@ -172,7 +177,8 @@ class _Planner:
                 yield PauseMachine(machine.id, machine.name)
             return
         if seen.power is Power.PAUSED:
-            yield ResumeMachine(machine.id, machine.name)
+            awakens = machine.id in self._goal.restore
+            yield AwakenMachine(machine) if awakens else ResumeMachine(machine.id, machine.name)
             return
         digest = digests.readiness_digest(machine)
         if (seen.ready_boot_id, seen.ready_digest) != (seen.boot_id, digest):
@@ -186,6 +192,19 @@ class _Planner:
             return True
         outdated = seen.running_digest != digests.definition_digest(self._system, machine)
         return outdated and self._goal.may_restart
+
+    def _comes_back(self, machine: ResolvedMachine) -> bool:
+        """Whether it goes on from a memory, where it does not run."""
+        wanted = self._goal.wanted.get(machine.name, Wanted.STOPPED)
+        return machine.id in self._goal.restore and wanted is not Wanted.STOPPED and not self._goal.delete
+
+    def _restores(self) -> frozenset[str]:
+        """The keys of all restores, also of those that are under way or over."""
+        return frozenset(
+            step_key(RestoreMachine(machine, self._goal.restore[machine.id]))
+            for machine in self._system.machines
+            if self._comes_back(machine)
+        )
 
     def _stop_step(self, machine_id: MachineId, name: str) -> StopMachine:
         return StopMachine(machine_id, name, self._goal.stop_timeout_s)

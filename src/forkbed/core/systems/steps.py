@@ -88,7 +88,7 @@ class StartMachine:
 
 @dataclass(frozen=True, slots=True)
 class RestoreMachine:
-    """Let the machine go on from a memory, on volumes made anew from their origins."""
+    """Bring the machine back from a memory, on volumes made anew from their origins. It stands still at first."""
 
     machine: ResolvedMachine
     memory: MemoryRef
@@ -113,6 +113,13 @@ class PauseMachine:
 class ResumeMachine:
     machine_id: MachineId
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwakenMachine:
+    """Let a machine go on that came back from a memory, and have its guest notice that time has passed."""
+
+    machine: ResolvedMachine
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,7 @@ Step = (
     | StopMachine
     | PauseMachine
     | ResumeMachine
+    | AwakenMachine
     | AwaitReady
     | CheckMachine
 )
@@ -169,6 +177,7 @@ _VERBS: dict[type, str] = {
     StopMachine: "stop",
     PauseMachine: "pause",
     ResumeMachine: "resume",
+    AwakenMachine: "awaken",
     AwaitReady: "ready",
     CheckMachine: "check",
 }
@@ -186,7 +195,13 @@ def step_subject(step: Step) -> str:
         case RemoveVolume(machine_name=machine_name, volume_name=volume_name):
             return f"{machine_name}/{volume_name}"
         case (
-            WriteSeed() | DefineMachine() | StartMachine() | RestoreMachine() | AwaitReady() | CheckMachine()
+            WriteSeed()
+            | DefineMachine()
+            | StartMachine()
+            | RestoreMachine()
+            | AwakenMachine()
+            | AwaitReady()
+            | CheckMachine()
         ):
             return step.machine.name
         case UndefineMachine() | StopMachine() | PauseMachine() | ResumeMachine():
@@ -203,7 +218,13 @@ def step_machine(step: Step) -> str | None:
         case CreateVolume(machine=machine) | GrowVolume(machine=machine):
             return machine.name
         case (
-            WriteSeed() | DefineMachine() | StartMachine() | RestoreMachine() | AwaitReady() | CheckMachine()
+            WriteSeed()
+            | DefineMachine()
+            | StartMachine()
+            | RestoreMachine()
+            | AwakenMachine()
+            | AwaitReady()
+            | CheckMachine()
         ):
             return step.machine.name
         case UndefineMachine() | StopMachine() | PauseMachine() | ResumeMachine():

@@ -41,7 +41,6 @@ from forkbed.ports.cuts import Cut, CutOrder, MemoryView
 from forkbed.ports.hypervisor import MachineDefinition
 from forkbed.ports.progress import Progress
 
-_SAVE_FLAGS = {False: libvirt.VIR_DOMAIN_SAVE_RUNNING, True: libvirt.VIR_DOMAIN_SAVE_PAUSED}
 _log = structlog.get_logger(__name__)
 
 
@@ -134,7 +133,7 @@ class LibvirtCuts:
         return [p for p in self._pauses.all() if p.phase is Phase.GIVEN_UP and p.note.purpose == purpose]
 
     def restore(self, definition: MachineDefinition, memory: MemoryRef) -> Effect:
-        """Let the defined machine go on from a memory. See `ports.cuts`."""
+        """Bring the defined machine back from a memory. See `ports.cuts`."""
         machine_id = definition.machine.id
         subject = f"machine {definition.system_name}/{definition.machine.name}"
 
@@ -153,7 +152,7 @@ class LibvirtCuts:
             try:
                 connection = open_beside(self._hypervisor.uri)
                 try:
-                    self._pipes.restore(connection, opened, domain, _SAVE_FLAGS[memory.paused])
+                    self._pipes.restore(connection, opened, domain)
                 finally:
                     close_quietly(connection)
             except libvirt.libvirtError as error:

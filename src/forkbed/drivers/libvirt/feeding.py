@@ -1,4 +1,4 @@
-"""Let libvirt resume a machine from a memory, also one that is still being written.
+"""Let libvirt bring a machine back from a memory, also one that is still being written.
 
 libvirt reads a named pipe that this process feeds: first the head with our XML, then QEMU's stream, as far as it
 has got. The pipe is open for writing before libvirt is asked, so libvirtd never waits for a writer that died; when
@@ -39,8 +39,8 @@ class Pipes:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def restore(self, connection: Any, memory: Memory, domain: str, flags: int) -> None:
-        """Have libvirt resume the domain with this XML; returns when it runs (or stands paused, by the flags).
+    def restore(self, connection: Any, memory: Memory, domain: str) -> None:
+        """Have libvirt bring back the domain with this XML; returns when it stands paused.
 
         Raises libvirt's error, FAULT if the memory turned out incomplete.
         """
@@ -55,7 +55,7 @@ class Pipes:
             )
             thread.start()
             try:
-                connection.restoreFlags(str(path), None, flags)
+                connection.restoreFlags(str(path), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
             except libvirt.libvirtError as error:
                 feeder.end()
                 thread.join()

@@ -136,7 +136,7 @@ class SimulatedCuts:
             self._world.given_up.discard(snapshot_id)
 
     def restore(self, definition: MachineDefinition, memory: MemoryRef) -> Effect:
-        """Go on from a memory, under a new boot id."""
+        """Come back from a memory, paused, under a new boot id."""
         declared = definition.machine
         self._world.call("cuts.restore", declared.name)
         with self._world.lock:
@@ -153,7 +153,7 @@ class SimulatedCuts:
             check_parts(self._world, machine)
             machine.running_digest = definition.digest
             self._world.plug_in(machine)
-            self._world.wake(machine, kept, paused=memory.paused)
+            self._world.wake(machine, kept)
             return Effect.CHANGED
 
     def memories(self) -> Sequence[MemoryView]:

@@ -162,10 +162,10 @@ class SimulatedWorld:
         machine.answers_at = self.clock.now() + self.boot_s
         machine.console += f"boot {self.boots} of {machine.definition.machine.name}\r\n".encode()
 
-    def wake(self, machine: SimulatedMachine, kept: SimulatedMemory, *, paused: bool) -> None:
-        """Let a guest go on from a memory: a new boot id to the host, the same boot to itself."""
+    def wake(self, machine: SimulatedMachine, kept: SimulatedMemory) -> None:
+        """A guest is back from a memory and stands still: a new boot id to the host, the same boot to itself."""
         self.boots += 1
-        machine.power = Power.PAUSED if paused else Power.RUNNING
+        machine.power = Power.PAUSED
         machine.boot_id = f"boot-{self.boots}"
         machine.memory = dict(kept.content)
         machine.answers_at = self.clock.now() + self.wake_s
