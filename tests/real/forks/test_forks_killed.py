@@ -18,7 +18,13 @@ from tests.real.forks.original import ADDRESS, NAME, STATE, Site
 
 FORK = "half"
 HALF_MADE = ["cut trio: begun", "cut trio: done"]
-GOES_ON = ["keep fork-cut: ended", "restore a: begun", "restore a: done", "remove-memory fork-cut: begun"]
+GOES_ON = [
+    "keep fork-cut: ended",
+    "restore a: begun",
+    "restore a: done",
+    "awaken a: done",
+    "remove-memory fork-cut: begun",
+]
 PIDS = {
     "serve": "cut -d: -f1 /run/forkbed/api.pid",
     "guard": f"cut -d: -f1 {STATE}/pauses/guard.pid",

@@ -21,7 +21,8 @@ def journal(*entries: tuple[str, float, float | None]) -> list[JournalEntry]:
 MADE = (
     ("cut", 100, 101),
     ("keep", 101, 103),
-    ("restore", 101, 105),
+    ("restore", 101, 104),
+    ("awaken", 104, 105),
     ("ready", 105, 106),
     ("ready", 105, 108),
 )

@@ -28,7 +28,7 @@ def predict_freeze(
 
     return FreezePrediction(
         cut_s=longest("cut") + longest("keep"),
-        restore_s=longest("restore") + longest("ready"),
+        restore_s=longest("restore") + longest("awaken") + longest("ready"),
         steps_s=sum(outcome.took_s for outcome in outcomes),
         checks_s=max((check.took_s for check in checks), default=0.0),
         switch_s=_SWITCH_S,
