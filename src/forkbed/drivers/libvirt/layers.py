@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from xml.etree import ElementTree
@@ -110,7 +111,8 @@ def _tell(on_domain: OnDomain, serial: str, target: str, job: Mapping[str, int],
     try:
         progress.check_cancelled()
     except Cancelled:
-        on_domain(f"end the job on {serial}", partial(_abort, target=target))
+        with suppress(OperationalError):  # it may just have ended; what is left of it the next one waits for
+            on_domain(f"end the job on {serial}", partial(_abort, target=target))
         raise
 
 
