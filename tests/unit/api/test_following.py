@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket as sockets
 import threading
 import time
@@ -182,3 +183,47 @@ def test_a_dead_servers_socket_is_replaced_and_a_living_ones_is_not(
         with pytest.raises(OperationalError) as caught, running_server(controller, path):
             pass
         assert caught.value.kind is Kind.CONFLICT
+
+
+@contextlib.contextmanager
+def dying_server(path: Path, requests: int) -> Iterator[None]:
+    """A server that takes so many requests and answers none; then it is gone."""
+
+    def take() -> None:
+        with listening:
+            for _ in range(requests):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65536)
+        path.unlink()
+
+    listening = sockets.socket(sockets.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    thread = threading.Thread(target=take)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_a_write_whose_server_died_is_asked_of_the_next_one(tmp_path: Path) -> None:
+    """The server may have accepted it: whoever asked would not know."""
+    path, answers = tmp_path / "api.sock", []
+
+    def ask() -> None:
+        with Client(path) as client:
+            answers.append(client.up(BUNDLE))
+
+    asking = threading.Thread(target=ask)
+    with dying_server(path, 1):
+        asking.start()
+    with running_server(FakeController(tmp_path), path):
+        asking.join(10)
+    assert [operation.subject for operation in answers] == ["boss-ops"]
+
+
+def test_a_request_that_kills_every_server_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with dying_server(path, 2), Client(path) as client, pytest.raises(OperationalError) as failure:
+        client.up(BUNDLE)
+    assert failure.value.kind is Kind.UNREACHABLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import httpx2
 
-from forkbed.api.contract import COMMAND_HEADER, quote_command
+from forkbed.api.contract import COMMAND_HEADER, IDEMPOTENCY_HEADER, quote_command
 from forkbed.api.problems import PROBLEM_MEDIA_TYPE, error_of, error_of_status
 from forkbed.base.errors import Kind, OperationalError
 
 BASE_URL = "http://forkbed"
 _CONNECT_S = 10.0
-_RETRIES = 1
+_RESTART_S = 60.0  # so long a server that is started again may take
+_ASK_AGAIN_S = 0.2
 
 
 class Transport:
@@ -55,18 +57,27 @@ class Transport:
         """One request. Raises what a problem document tells, UNREACHABLE without an answer.
 
         A request that got no answer is sent once more if it can be: reads, and writes with an idempotency key
-        whose body is at hand.
+        whose body is at hand. Then a server that is gone is waited for: it may have accepted
+        the write, and only the next one can tell.
         """
         repeatable = not isinstance(content, Iterator) and (
-            method == "GET" or "Idempotency-Key" in (headers or {})
+            method == "GET" or IDEMPOTENCY_HEADER in (headers or {})
         )
-        for left in range(_RETRIES if repeatable else 0, -1, -1):
+        lost_at: float | None = None
+        while True:
             try:
                 response = self._http.request(method, path, params=params, headers=headers, content=content)
                 break
             except httpx2.TransportError as error:
-                if left == 0 or isinstance(error, httpx2.ConnectError):
+                now = time.monotonic()
+                if isinstance(error, httpx2.ConnectError):  # it did not get there
+                    if lost_at is None or now - lost_at > _RESTART_S:
+                        raise self.unreachable(error) from error
+                    time.sleep(_ASK_AGAIN_S)
+                elif lost_at is not None or not repeatable:
                     raise self.unreachable(error) from error
+                else:
+                    lost_at = now
         check(response)
         return response
 
