@@ -211,9 +211,7 @@ def _remove_made_directories(lab_dir: Path) -> None:
         if names(lab_dir) or not note.exists():
             return
         for path in reversed(json.loads(note.read_text())):
-            with contextlib.suppress(
-                OSError
-            ):  # gone, no longer empty, or a mount point of a lab kept elsewhere
+            with contextlib.suppress(OSError):  # gone, in use, or a mount point of a lab kept elsewhere
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -227,3 +227,13 @@ def test_a_request_that_kills_every_server_is_given_up(tmp_path: Path) -> None:
     with dying_server(path, 2), Client(path) as client, pytest.raises(OperationalError) as failure:
         client.up(BUNDLE)
     assert failure.value.kind is Kind.UNREACHABLE
+
+
+def test_a_read_waits_for_no_other_server(tmp_path: Path) -> None:
+    """Nothing is lost with it, and whoever asked may ask again."""
+    path = tmp_path / "api.sock"
+    asked_at = time.monotonic()
+    with dying_server(path, 1), Client(path) as client, pytest.raises(OperationalError) as failure:
+        client.systems()
+    assert failure.value.kind is Kind.UNREACHABLE
+    assert time.monotonic() - asked_at < 10

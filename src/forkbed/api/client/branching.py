@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from forkbed.api.client.calls import PATIENCE_S, Calls, segment
+from forkbed.api.client.calls import Calls, segment
 from forkbed.api.client.following import follow
+from forkbed.api.client.transport import PATIENCE_S
 from forkbed.api.codec import decode
 from forkbed.api.contract import PREFIX, RollbackBody
 from forkbed.core.operations.records import Operation

@@ -16,8 +16,6 @@ from forkbed.api.contract import IDEMPOTENCY_HEADER, IF_MATCH_HEADER, PREFIX, en
 from forkbed.base.errors import OperationalError
 from forkbed.core.operations.records import Operation
 
-PATIENCE_S = 60.0
-"""How long a follower waits for a server that is being started again."""
 OnGap = Callable[[OperationalError], None]
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from forkbed.api.client.branching import BranchingCalls
-from forkbed.api.client.calls import PATIENCE_S, OnGap, segment
+from forkbed.api.client.calls import OnGap, segment
 from forkbed.api.client.following import follow
+from forkbed.api.client.transport import PATIENCE_S
 from forkbed.api.client.upgrades import UpgradeCalls
 from forkbed.api.codec import decode
 from forkbed.api.contract import (

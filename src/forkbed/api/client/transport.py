@@ -17,7 +17,8 @@ from forkbed.base.errors import Kind, OperationalError
 
 BASE_URL = "http://forkbed"
 _CONNECT_S = 10.0
-_RESTART_S = 60.0  # so long a server that is started again may take
+PATIENCE_S = 60.0
+"""How long a server that is being started again is waited for."""
 _ASK_AGAIN_S = 0.2
 
 
@@ -57,8 +58,8 @@ class Transport:
         """One request. Raises what a problem document tells, UNREACHABLE without an answer.
 
         A request that got no answer is sent once more if it can be: reads, and writes with an idempotency key
-        whose body is at hand. Then a server that is gone is waited for: it may have accepted
-        the write, and only the next one can tell.
+        whose body is at hand. For a write a server that has gone is waited for: it may have accepted it, and only
+        the next one can tell.
         """
         repeatable = not isinstance(content, Iterator) and (
             method == "GET" or IDEMPOTENCY_HEADER in (headers or {})
@@ -70,14 +71,13 @@ class Transport:
                 break
             except httpx2.TransportError as error:
                 now = time.monotonic()
-                if isinstance(error, httpx2.ConnectError):  # it did not get there
-                    if lost_at is None or now - lost_at > _RESTART_S:
-                        raise self.unreachable(error) from error
-                    time.sleep(_ASK_AGAIN_S)
-                elif lost_at is not None or not repeatable:
-                    raise self.unreachable(error) from error
-                else:
+                arrived = not isinstance(error, httpx2.ConnectError)
+                if arrived and repeatable and lost_at is None:
                     lost_at = now
+                    continue
+                if arrived or lost_at is None or method == "GET" or now - lost_at > PATIENCE_S:
+                    raise self.unreachable(error) from error
+                time.sleep(_ASK_AGAIN_S)
         check(response)
         return response
 

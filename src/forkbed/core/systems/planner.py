@@ -37,6 +37,7 @@ from forkbed.core.systems.steps import (
 from forkbed.core.systems.view import MachineView, Power, SystemView, VolumeView
 
 ALIVE = frozenset({Power.RUNNING, Power.PAUSED})
+_PRESENT = frozenset({Wanted.RUNNING, Wanted.PAUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,13 @@ class _Planner:
         self._view = view
         self._steps: dict[str, list[PlannedStep]] = {}
         self._networks: list[PlannedStep] = []
+        # What goes on from a memory where it does not run; also of machines that are back already.
+        self._restores = {
+            machine.id: RestoreMachine(machine, goal.restore[machine.id])
+            for machine in system.machines
+            if machine.id in goal.restore and goal.wanted.get(machine.name) in _PRESENT and not goal.delete
+        }
+        self._restore_keys = frozenset(step_key(step) for step in self._restores.values())
 
     def all_steps(self) -> Iterable[PlannedStep]:
         if self._goal.networks and not self._goal.delete:
@@ -145,7 +153,7 @@ class _Planner:
             if isinstance(step, StartMachine):
                 after |= self._keys_of(machine.spec.after)
             if isinstance(step, AwakenMachine):  # machines of one cut go on together
-                after |= self._restores()
+                after |= self._restore_keys
             yield PlannedStep(step, after)
             before = frozenset([step_key(step)])
 
@@ -161,7 +169,7 @@ class _Planner:
             yield WriteSeed(machine, seed)
         definition = digests.definition_digest(self._system, machine)
         defined = seen.power is not Power.ABSENT and seen.definition_digest == definition
-        comes_back = seen.power not in ALIVE and self._comes_back(machine)
+        comes_back = seen.power not in ALIVE and machine.id in self._restores
         if not defined and not comes_back:  # a restore defines it, with its new disks
             yield DefineMachine(machine, definition)
 
@@ -169,16 +177,15 @@ class _Planner:
         if wanted is Wanted.STOPPED:
             return
         if seen.power not in ALIVE or self._must_stop(machine, wanted):
-            memory = self._goal.restore.get(machine.id)
-            yield RestoreMachine(machine, memory) if memory is not None else StartMachine(machine)
+            yield self._restores.get(machine.id) or StartMachine(machine)
             return
         if wanted is Wanted.PAUSED:
             if seen.power is Power.RUNNING:
                 yield PauseMachine(machine.id, machine.name)
             return
         if seen.power is Power.PAUSED:
-            awakens = machine.id in self._goal.restore
-            yield AwakenMachine(machine) if awakens else ResumeMachine(machine.id, machine.name)
+            comes_back = machine.id in self._restores
+            yield AwakenMachine(machine) if comes_back else ResumeMachine(machine.id, machine.name)
             return
         digest = digests.readiness_digest(machine)
         if (seen.ready_boot_id, seen.ready_digest) != (seen.boot_id, digest):
@@ -192,19 +199,6 @@ class _Planner:
             return True
         outdated = seen.running_digest != digests.definition_digest(self._system, machine)
         return outdated and self._goal.may_restart
-
-    def _comes_back(self, machine: ResolvedMachine) -> bool:
-        """Whether it goes on from a memory, where it does not run."""
-        wanted = self._goal.wanted.get(machine.name, Wanted.STOPPED)
-        return machine.id in self._goal.restore and wanted is not Wanted.STOPPED and not self._goal.delete
-
-    def _restores(self) -> frozenset[str]:
-        """The keys of all restores, also of those that are under way or over."""
-        return frozenset(
-            step_key(RestoreMachine(machine, self._goal.restore[machine.id]))
-            for machine in self._system.machines
-            if self._comes_back(machine)
-        )
 
     def _stop_step(self, machine_id: MachineId, name: str) -> StopMachine:
         return StopMachine(machine_id, name, self._goal.stop_timeout_s)

@@ -217,18 +217,7 @@ def step_machine(step: Step) -> str | None:
             return machine_name
         case CreateVolume(machine=machine) | GrowVolume(machine=machine):
             return machine.name
-        case (
-            WriteSeed()
-            | DefineMachine()
-            | StartMachine()
-            | RestoreMachine()
-            | AwakenMachine()
-            | AwaitReady()
-            | CheckMachine()
-        ):
-            return step.machine.name
-        case UndefineMachine() | StopMachine() | PauseMachine() | ResumeMachine():
-            return step.name
+    return step_subject(step)
 
 
 def step_key(step: Step) -> str:
