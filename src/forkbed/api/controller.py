@@ -60,10 +60,13 @@ class ControllerApi(BranchingApi, PromotionApi, Protocol):
 
     def cancel(self, operation_id: str, request: Request) -> Operation: ...
 
-    def wait_change(self, operation_id: str, after: int, timeout_s: float) -> tuple[int, OperationDetail]:
+    def wait_change(
+        self, operation_id: str, after: int, timeout_s: float, *, gather_s: float = 0.0
+    ) -> tuple[int, OperationDetail]:
         """Return once the operation's version is not `after`, or time is up (then with the same version).
 
-        Versions rise from 0 and begin anew with the process; -1 is none.
+        Not before `gather_s` have passed, unless the operation has ended. Versions rise from 0 and begin anew
+        with the process; -1 is none.
         """
 
     def events(self, *, after: int, system: str | None, limit: int) -> Sequence[Event]:

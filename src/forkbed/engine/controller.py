@@ -204,8 +204,11 @@ class Controller:
         self.dispatcher.dispatch()
         return operation
 
-    def wait_change(self, operation_id: str, after: int, timeout_s: float) -> tuple[int, OperationDetail]:
-        """The operation as soon as its version is not `after`, or when time is up."""
+    def wait_change(
+        self, operation_id: str, after: int, timeout_s: float, *, gather_s: float = 0.0
+    ) -> tuple[int, OperationDetail]:
+        """The operation as soon as its version is not `after`, but not before `gather_s`, or when time is up."""
+        self._around.hub.wait_end(OperationId(operation_id), gather_s)
         self._around.hub.wait_operation(OperationId(operation_id), after, timeout_s)
         detail = self.operation(operation_id)
         return detail.version, detail

@@ -23,6 +23,7 @@ class Hub:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._versions: dict[OperationId, int] = {}
+        self._ended: set[OperationId] = set()
         self._events = 0
         self._progress: dict[tuple[OperationId, int], StepProgress] = {}
 
@@ -31,6 +32,12 @@ class Hub:
         with self._changed:
             self._versions[operation_id] = self._versions.get(operation_id, 0) + 1
             self._changed.notify_all()
+
+    def end(self, operation_id: OperationId) -> None:
+        """Say that the operation has ended."""
+        with self._changed:
+            self._ended.add(operation_id)
+        self.touch(operation_id)
 
     def touch_events(self) -> None:
         """Say that there is a new event."""
@@ -56,6 +63,11 @@ class Hub:
         """The operation's version in the life of this process, from 0."""
         with self._changed:
             return self._versions.get(operation_id, 0)
+
+    def wait_end(self, operation_id: OperationId, timeout_s: float) -> None:
+        """Return when the operation has ended in the life of this process, or after `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: operation_id in self._ended, timeout_s)
 
     def wait_operation(self, operation_id: OperationId, after: int, timeout_s: float) -> None:
         """Return when the operation's version is not `after` any more, or after `timeout_s`."""

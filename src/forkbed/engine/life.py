@@ -142,7 +142,8 @@ class Life:
             error=error.as_dict() if error else None,
             result=result,
         )
-        self.around.hub.touch(self.operation.id)
+        hub = self.around.hub
+        (hub.end if stored.status.ended else hub.touch)(self.operation.id)
         kind = "started" if status is OperationStatus.RUNNING else str(stored.status)
         attributes: dict[str, object] = {
             "kind": str(self.operation.kind),

@@ -191,8 +191,11 @@ class FakeController(FakeBranching, FakePromoting):
         self.advance(operation_id, status=OperationStatus.CANCELLED)
         return self.operation(operation_id).operation
 
-    def wait_change(self, operation_id: str, after: int, timeout_s: float) -> tuple[int, OperationDetail]:
+    def wait_change(
+        self, operation_id: str, after: int, timeout_s: float, *, gather_s: float = 0.0
+    ) -> tuple[int, OperationDetail]:
         with self._changed:
+            self._changed.wait_for(lambda: self._details[operation_id].operation.status.ended, gather_s)
             self._changed.wait_for(lambda: self._details[operation_id].version != after, timeout_s)
             detail = self._details[operation_id]
             return detail.version, detail

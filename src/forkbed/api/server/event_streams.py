@@ -6,7 +6,6 @@ nothing. A line of comment goes out when nothing else does, so that both ends no
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,11 +37,11 @@ def stream_response(stream: AsyncIterator[bytes]) -> StreamingResponse:
 async def follow_operation(context: Context, operation_id: str, after: int) -> AsyncIterator[bytes]:
     """An `update` for each change until the operation has ended; the first one holds all steps."""
     sent: dict[int, JournalEntry] = {}
-    spoken = time.monotonic()
+    spoken, gather_s = time.monotonic(), 0.0
     with context.threads.stream():
         while True:
             answer = await context.threads.run_until_stopping(
-                partial(context.controller.wait_change, operation_id, after, WAIT_S)
+                partial(context.controller.wait_change, operation_id, after, WAIT_S, gather_s=gather_s)
             )
             if answer is None:
                 return
@@ -54,7 +53,7 @@ async def follow_operation(context: Context, operation_id: str, after: int) -> A
                 after, spoken = version, time.monotonic()
             if detail.operation.status.ended:
                 return
-            await asyncio.sleep(_pause_s(len(detail.journal)))
+            gather_s = _gather_s(len(detail.journal))
             if time.monotonic() - spoken > _SILENCE_S:
                 yield _KEEP_ALIVE
                 spoken = time.monotonic()
@@ -106,9 +105,12 @@ async def _follow(
                 spoken = time.monotonic()
 
 
-def _pause_s(steps: int) -> float:
-    """How long to gather changes before looking again: each look reads all steps of the operation."""
-    return min(1.0, 0.05 + steps / 4000)
+def _gather_s(steps: int) -> float:
+    """How long to gather changes before looking again: each look reads all steps of the operation.
+
+    A person sees no difference; a fork, which is short of processors, is told of in six messages, not in thirty.
+    """
+    return min(1.0, 0.2 + steps / 4000)
 
 
 def _message(number: int, kind: str, content: object) -> bytes:
