@@ -1,13 +1,15 @@
 """`promote`: how long clients of boss-ops wait for its upgrade, how well that is predicted, and that they lose nothing.
 
-A client has one experiment after the other written, a row of PostgreSQL and a file on NFS each, while the system is
+Clients have one experiment after the other written, a row of PostgreSQL and a file on NFS each, while the system is
 promoted, in some rounds in vain first. An experiment counts as acknowledged when the answer is there; the wait is the
-longest time without one.
+longest time in which none of the clients got one. There are several of them, which lose patience at different times,
+because a single one would mostly measure when it happened to try again.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import threading
@@ -32,23 +34,28 @@ PREDICTION_LIMIT = 0.2
 _NAME, _REHEARSAL = "boss-ops", "projects"
 _EXAMPLE = Path(__file__).parent.parent / "examples" / _NAME
 _SERVICE = "http://127.0.0.1:8080/experiments"
-_PATIENCE_S = 2.0
-_PAUSE_S = 0.05
+_CLIENTS = 4
+_PATIENCE_S = (1.5, 3.0)
+_PAUSE_S = 0.4
+_LOOK_AGAIN_S = 0.05
 
 
 @dataclass(slots=True)
-class Client:
-    """Writes experiments until it is ended; `acknowledged` are the ids that it was told, with when."""
+class Clients:
+    """Write experiments until they are ended; `acknowledged` are the ids that they were told, with when."""
 
     acknowledged: dict[int, float] = field(default_factory=dict)
     upgraded: bool = False  # whether the newest answer was the new version's
     ended: threading.Event = field(default_factory=threading.Event)
 
     def write(self) -> None:
+        """What one client does."""
+        chance = random.Random()  # not the same for all: they would lose patience together
         body = json.dumps({"name": "steady", "owner": "bench"}).encode()
         while not self.ended.is_set():
+            patience_s = chance.uniform(*_PATIENCE_S)
             try:
-                with urllib.request.urlopen(_SERVICE, data=body, timeout=_PATIENCE_S) as answer:
+                with urllib.request.urlopen(_SERVICE, data=body, timeout=patience_s) as answer:
                     experiment = json.load(answer)
                 self.acknowledged[experiment["id"]] = time.monotonic()
                 self.upgraded = "project" in experiment
@@ -66,7 +73,7 @@ class Client:
 class Taken:
     """What one promotion came to, in seconds."""
 
-    gap: float  # as the client saw it
+    gap: float  # as the clients saw it
     freeze: float
     predicted: float
     steps: float
@@ -91,26 +98,28 @@ def measure() -> Report:
         bench.forkbed("rehearse", _NAME, "--steps", _EXAMPLE / "upgrade.yaml", "--as", _REHEARSAL)
         taken, reverts, lost = [], [], 0
         for number in range(PROMOTIONS):
-            with _client() as client:
+            with _clients() as clients:
                 if number % IN_VAIN_EVERY == 0:
                     _promote_in_vain(bench)
-                taken.append(_promote(bench, client))
-            lost += _lost(client)
+                taken.append(_promote(bench, clients))
+            lost += _lost(clients)
             print(f"promotion {number + 1}: {taken[-1]}", file=sys.stderr)
             reverts.append(_revert(bench))
     return Report("promote", f"{PROMOTIONS} promotions of boss-ops", _figures(taken, lost, median(reverts)))
 
 
 @contextmanager
-def _client() -> Iterator[Client]:
-    client = Client()
-    thread = threading.Thread(target=client.write, daemon=True)
-    thread.start()
+def _clients() -> Iterator[Clients]:
+    clients = Clients()
+    threads = [threading.Thread(target=clients.write, daemon=True) for _ in range(_CLIENTS)]
+    for thread in threads:
+        thread.start()
     try:
-        yield client
+        yield clients
     finally:
-        client.ended.set()
-        thread.join(30)
+        clients.ended.set()
+        for thread in threads:
+            thread.join(30)
 
 
 def _promote_in_vain(bench: Bench) -> None:
@@ -133,13 +142,13 @@ def _in_database(bench: Bench, statement: str) -> None:
     bench.forkbed("exec", f"{_NAME}/boss", "--", *words)
 
 
-def _promote(bench: Bench, client: Client) -> Taken:
-    """One promotion, until the client has an answer of the new version."""
+def _promote(bench: Bench, clients: Clients) -> Taken:
+    """One promotion, until a client has an answer of the new version."""
     began = time.monotonic()
     result = json.loads(bench.forkbed("promote", _REHEARSAL, "--json"))["result"]
-    while not client.upgraded:
-        time.sleep(_PAUSE_S)
-    gap = client.longest_gap(began)
+    while not clients.upgraded:
+        time.sleep(_LOOK_AGAIN_S)
+    gap = clients.longest_gap(began)
     spent = _journal(bench)
     return Taken(gap, result["freeze_s"], result["predicted_s"], spent["step"], spent["check"])
 
@@ -166,7 +175,7 @@ def _journal(bench: Bench) -> dict[str, float]:
     return spent
 
 
-def _lost(client: Client) -> int:
+def _lost(clients: Clients) -> int:
     """Experiments that were acknowledged and are not there, with row and file."""
     with urllib.request.urlopen(_SERVICE, timeout=30) as answer:
         there = {experiment["id"] for experiment in json.load(answer)}
@@ -177,13 +186,13 @@ def _lost(client: Client) -> int:
         without_file = json.load(error)["without a file"]
     if without_file:
         print(f"without a file: {without_file}", file=sys.stderr)
-    return len(client.acknowledged.keys() - (there - set(without_file)))
+    return len(clients.acknowledged.keys() - (there - set(without_file)))
 
 
 def _figures(taken: list[Taken], lost: int, revert: float) -> tuple[Figure, ...]:
     own, error = median(each.own for each in taken), median(each.error for each in taken)
     return (
-        Figure("wait of a client", median(each.gap for each in taken), "s"),
+        Figure("wait of the clients", median(each.gap for each in taken), "s"),
         Figure(
             "of it, all but the steps",
             own,
