@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from forkbed.core.systems.spec import ResolvedMachine
 from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import Power
 from forkbed.drivers import liveness, processes
+from forkbed.drivers.libvirt import freezing
 from forkbed.drivers.libvirt.cuts import LibvirtCuts
 from forkbed.drivers.libvirt.freezing import MachineFreeze
 from forkbed.drivers.libvirt.guard import ensure_guard, guard_process
@@ -295,6 +297,28 @@ def test_held_guests_stand_still_until_let_go(pair: Pair) -> None:
     with pytest.raises(OperationalError) as failure:
         cut.give_up()
     assert failure.value.kind is Kind.CONFLICT
+
+
+def test_held_guests_are_let_go_before_their_memory_is_written(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot_id, again = pair.snapshot_id(), pair.snapshot_id()
+    with monkeypatch.context() as slow:
+        slow.setattr(freezing, "_BANDWIDTH", 1024**2)
+        cut = pair.cuts.cut(snapshot_id, [pair.order(BOSS), pair.order(OPS)], hold=True, quiesce=False)
+    asked_at = time.monotonic()
+    cut.resume()
+    assert time.monotonic() - asked_at < 10
+    assert {pair.power(m.id) for m in (BOSS, OPS)} == {Power.RUNNING}
+    with pytest.raises(OperationalError) as failure:
+        cut.await_memory(Silence())
+    assert failure.value.kind is Kind.FAULT
+    pair.cuts.remove_memory(snapshot_id)
+    for machine in (BOSS, OPS):
+        pair.uptime(machine.id)
+    cut = pair.cuts.cut(again, [pair.order(BOSS), pair.order(OPS)], hold=False, quiesce=False)
+    assert [o.method for o in cut.outcomes] == [FreezeMethod.BACKGROUND] * 2, "nothing is left in QEMU"
+    assert len(cut.await_memory(Silence())) == 2
 
 
 def test_held_guests_are_let_go_also_after_libvirtd_died(pair: Pair) -> None:

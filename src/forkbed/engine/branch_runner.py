@@ -158,7 +158,7 @@ class BranchRunner:
         try:
             self._forking.complete(kept, cut)
             cut.give_up()
-        except OperationalError:
+        except Exception:
             cut.resume()
             raise
 

@@ -110,19 +110,24 @@ def cut_system(
     except OperationalError:
         take_back(host, store, snapshot)
         raise
-    terms.when_over()
-    settle_volumes(host, system, snapshot.id)
-    effects = Effects(host, store, system)
-    for machine in system.machines:
-        if machine.id in seen:
-            effects.define(machine)
-    outcomes = {outcome.machine_id: outcome for outcome in cut.outcomes} if cut is not None else {}
-    machines = tuple(
-        _machine_cut(machine.id, machine.name, seen.get(machine.id), outcomes.get(machine.id))
-        for machine in system.machines
-    )
-    snapshot = replace(snapshot, machines=machines)
-    store.save_snapshot(snapshot)
+    try:
+        terms.when_over()
+        settle_volumes(host, system, snapshot.id)
+        effects = Effects(host, store, system)
+        for machine in system.machines:
+            if machine.id in seen:
+                effects.define(machine)
+        outcomes = {outcome.machine_id: outcome for outcome in cut.outcomes} if cut is not None else {}
+        machines = tuple(
+            _machine_cut(machine.id, machine.name, seen.get(machine.id), outcomes.get(machine.id))
+            for machine in system.machines
+        )
+        snapshot = replace(snapshot, machines=machines)
+        store.save_snapshot(snapshot)
+    except Exception:
+        if cut is not None:
+            cut.resume()
+        raise
     return snapshot, cut
 
 

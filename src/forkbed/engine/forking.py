@@ -83,7 +83,7 @@ class Forking:
 
         def begin_networks() -> None:  # not earlier: they would take processors from the freeze
             if up:
-                networks.extend(self._begin_networks(forks))
+                networks.extend(self.begin_networks(forks))
 
         try:
             snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, when_over=begin_networks))
@@ -98,7 +98,8 @@ class Forking:
             snapshot = keeping.result()
         return snapshot
 
-    def _begin_networks(self, forks: Sequence[SystemId]) -> list[Future[SystemRecord | None]]:
+    def begin_networks(self, forks: Sequence[SystemId]) -> list[Future[SystemRecord | None]]:
+        """Make the networks of forks that have nothing else yet, in the background."""
         loops = []
         for fork_id in forks:
             label = _label(self.record(fork_id), forks)

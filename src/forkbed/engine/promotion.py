@@ -9,8 +9,12 @@ original go on; after it, everything goes forward, also in the next controller.
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import replace
+from typing import TypeVar
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import SnapshotId
@@ -37,6 +41,9 @@ KEPT_FOR_S = 7 * 24 * 3600.0
 _LOOK = "the original runs on; look at the attempt, which is kept as a fork"
 _LOOK_NEXT_TIME = "the original runs on; without --discard-attempt the attempt is kept to be looked at"
 _LONGEST_HOLD_S = 6 * 3600.0
+_GO_FORWARD_S = 120.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
+T = TypeVar("T")
 
 
 class Promotion:
@@ -61,11 +68,10 @@ class Promotion:
             raise OperationalError(
                 Kind.NOT_FOUND, f"rehearsal {goal.rehearsal_id}", "is gone", "rehearse again"
             )
-        if attempt is None or attempt.kept_of != live.id:
-            if not self._host.cuts.was_given_up(goal.snapshot_id):
-                self._attempt(live, rehearsal)
-            live, attempt = self._commit(rehearsal)
-        return self._take_over(live, attempt, rehearsal)
+        took_over = attempt is not None and attempt.kept_of == live.id
+        if not took_over and not self._host.cuts.was_given_up(goal.snapshot_id):
+            self._attempt(live, rehearsal)
+        return carry_through(self._life, lambda: self._go_forward(rehearsal))
 
     # before the commit: all failures let the original go on
 
@@ -92,6 +98,9 @@ class Promotion:
 
     def _replay_on_cut(self, live: SystemRecord, snapshot: Snapshot, rehearsal: Rehearsal) -> None:
         limit_s = self._goal.max_freeze_s
+        if self._goal.up:  # what can be made while the original still runs
+            for made in self._forking.begin_networks([self._goal.attempt]):
+                made.result()
         with self._life.step("cut", live.name) as progress:
             progress.tell("the original stands still from here on")
             terms = CutTerms(hold=True, hold_limit_s=limit_s or _LONGEST_HOLD_S)
@@ -103,9 +112,10 @@ class Promotion:
                 "does not run, so there is nothing to take over from",
                 f"`forkbed start {live.name}` first",
             )
+        keeping = self._around.waiters.submit(self._forking.complete, snapshot, cut)
         try:
-            snapshot = self._forking.complete(snapshot, cut)
             self._forking.bring_up([self._goal.attempt], snapshot, cold=False, up=self._goal.up)
+            snapshot = keeping.result()
             attempt = self._forking.record(self._goal.attempt)
             ends_at = snapshot.cut_at + limit_s if limit_s is not None else None
             remedy = _LOOK if self._goal.keep_attempt else _LOOK_NEXT_TIME
@@ -114,8 +124,9 @@ class Promotion:
             replay.check()
             keep_base(self._life, attempt, self._goal.base_id)
             self._give_up(cut, ends_at)
-        except BaseException:
+        except Exception:
             cut.resume()
+            wait([keeping])  # what it records must not come after what cleans up
             raise
 
     def _give_up(self, cut: Cut, ends_at: float | None) -> None:
@@ -155,11 +166,19 @@ class Promotion:
 
     # from the commit on: only forward
 
-    def _commit(self, rehearsal: Rehearsal) -> tuple[SystemRecord, SystemRecord]:
-        """Store that the two have changed places; may be done again after a crash."""
+    def _go_forward(self, rehearsal: Rehearsal) -> dict[str, object]:
+        """What is left to do of it, after a crash or a failure too."""
         assert self._life.operation.system_id is not None
         live = self._forking.record(self._life.operation.system_id)
         attempt = self._forking.record(self._goal.attempt)
+        if attempt.kept_of != live.id:
+            live, attempt = self._commit(live, attempt, rehearsal)
+        return self._take_over(live, attempt, rehearsal)
+
+    def _commit(
+        self, live: SystemRecord, attempt: SystemRecord, rehearsal: Rehearsal
+    ) -> tuple[SystemRecord, SystemRecord]:
+        """Store that the two have changed places."""
         attempt = replace(attempt, maintenance=live.maintenance)  # its users were off when it was cut
         words = f"generation {attempt.generation}: promoted {rehearsal.name}"
         return change_places(self._life, live, attempt, words)
@@ -250,6 +269,24 @@ def hand_base_over(life: Life, live: SystemRecord, base_id: SnapshotId) -> None:
         if former.automatic and former.name.startswith("generation-"):
             drop_snapshot(host, store, former)
     store.save_snapshot(replace(base, system_id=live.id, resolved=live.resolved))
+
+
+def carry_through(life: Life, work: Callable[[], T]) -> T:
+    """Do what follows a commit, and may be done again: there is no way back, so nothing that passes may end it.
+
+    Raises what it fails of for longer than two minutes, or at once when the operation is cancelled.
+    """
+    clock, given_up_at, pause_s = life.around.host.clock, math.inf, _FIRST_PAUSE_S
+    while True:
+        try:
+            return work()
+        except OperationalError:  # the journal tells of which step
+            now = clock.now()
+            given_up_at = min(given_up_at, now + _GO_FORWARD_S)
+            if now >= given_up_at or life.cancelled.is_set() or life.around.stopping.is_set():
+                raise
+            clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def withdraw(life: Life, kept: SystemRecord) -> None:

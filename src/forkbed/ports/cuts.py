@@ -64,14 +64,15 @@ class Cut(Protocol):
         """
 
     def resume(self) -> None:
-        """Let machines go on that the cut holds."""
+        """Let machines go on that the cut holds, also before their memory is complete; then it never will be."""
 
     def give_up(self) -> None:
         """The held machines will not go on: from now on nobody resumes them, also if this process dies.
 
-        The commit point of whatever replaces them: it succeeds once and durably, or raises CONFLICT because
-        somebody let them go on already. `MachineCuts.was_given_up` tells of it until `forget_given_up`, or until
-        the host's boot ends, and with it all machines.
+        Waits for their memory; FAULT if it could not be written. The commit point of whatever replaces them: it
+        succeeds once and durably, or raises CONFLICT because somebody let them go on already.
+        `MachineCuts.was_given_up` tells of it until `forget_given_up`, or until the host's boot ends, and with it
+        all machines.
         """
 
 
@@ -102,7 +103,7 @@ class MachineCuts(Protocol):
     ) -> Cut:
         """Freeze all, put the disks on their overlays, keep memory where ordered, let go unless `hold`.
 
-        Returns when all have resumed (or are held and their memory is complete). Memory's space is allocated
+        Returns when all have resumed, or are held. Memory's space is allocated
         before the pause: CONFLICT without one if it does not fit. With `quiesce`, file systems are frozen through
         the agents first, for a limited time. A machine that was paused stays paused. With `hold`, or where
         the host refuses background snapshots, memory is written while the machine stands still. Machines that were

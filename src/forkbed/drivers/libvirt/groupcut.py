@@ -100,19 +100,17 @@ class GroupCut:
         if self._pause.phase is not Phase.FROZEN:
             return
         try:
-            self._each(lambda m: m.resume(), _STAGE_LIMIT_S)
-            self._thaw()
-            self._pause.remove()
-        except OperationalError as error:  # libvirtd was restarted meanwhile, say
-            _log.info("cut.resume-again", error=str(error))
-            if self._pause.move(Phase.RELEASE) and not self._release():
-                raise
+            if not (self._is_written and all(m.is_clear for m in self._machines) and self._let_go_on()):
+                self._break_off()
         finally:
+            wait(self._streams, _STAGE_LIMIT_S)
             self._close()
 
     def give_up(self) -> None:
         """The held machines will not go on. CONFLICT if somebody let them go on already."""
         assert self._pause is not None
+        for stream in self._streams:
+            stream.result()
         gone = self._pause.phase is Phase.FROZEN and self._pause.move(Phase.GIVEN_UP)
         self._close()
         if not gone:
@@ -121,6 +119,37 @@ class GroupCut:
                 f"snapshot {self._snapshot_id}",
                 "the machines were let go on, because they had stood still for too long",
                 "try again",
+            )
+
+    @property
+    def _is_written(self) -> bool:
+        """Whether no memory is on its way any more."""
+        return all(stream.done() for stream in self._streams)
+
+    def _let_go_on(self) -> bool:
+        """Resume what is held; whether that went well."""
+        assert self._pause is not None
+        try:
+            self._each(lambda m: m.resume(), _STAGE_LIMIT_S)
+            self._thaw()
+        except OperationalError as error:  # libvirtd was restarted meanwhile, say
+            _log.info("cut.resume-again", error=str(error))
+            return False
+        self._pause.remove()
+        return True
+
+    def _break_off(self) -> None:
+        """Have the machines go on whatever QEMU is at. At the end of a stream it would stop them once more."""
+        assert self._pause is not None
+        if not self._is_written:
+            for machine in self._machines:
+                machine.abandon("the machines were let go on before it was complete")
+        if self._pause.move(Phase.RELEASE) and not self._release():
+            raise OperationalError(
+                Kind.UNREACHABLE,
+                f"snapshot {self._snapshot_id}",
+                "the machines that it held do not go on yet",
+                "they will as soon as libvirt answers: `forkbed doctor`",
             )
 
     def _await_others(self) -> None:
@@ -154,11 +183,12 @@ class GroupCut:
         self._move(Phase.FROZEN)
         self._each(lambda m: m.quiesce(), _STAGE_LIMIT_S)
         self._each(self._freeze_one, _STAGE_LIMIT_S)
-        still = [m for m in self._machines if m.order.memory and not m.streams and (m.runs or self._hold)]
-        self._each(lambda m: m.stream_out(), _PREPARE_LIMIT_S, still)
         if self._hold:
-            self._settle(still)
+            kept = [m for m in self._machines if m.order.memory]
+            self._streams = [_in_thread(lambda m=m: self._stream_held(m)) for m in kept]  # type: ignore[misc]
             return
+        still = [m for m in self._machines if m.order.memory and not m.streams and m.runs]
+        self._each(lambda m: m.stream_out(), _PREPARE_LIMIT_S, still)
         self._thaw()
         self._move(Phase.STANDBY)
         self._settle(still)
@@ -194,6 +224,12 @@ class GroupCut:
             self._barrier.abort()
             raise
         machine.cut()
+
+    def _stream_held(self, machine: MachineFreeze) -> None:
+        try:
+            machine.stream_out()
+        finally:
+            self._settle([machine])
 
     def _stream_out(self, machine: MachineFreeze) -> None:
         try:
