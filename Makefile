@@ -23,11 +23,11 @@ check: setup ## format, lint, types, layers, unit tests: under a minute
 	@setup/tier check 60 setup/check
 
 test: check ## everything, real guests included: under 30 minutes
-	@setup/tier simulated 180 $(BIN)/pytest -q -n $(WORKERS) -m "not real and not full" tests/contract tests/simulated tests/unit/api tests/unit/cli
+	@setup/tier simulated 240 $(BIN)/pytest -q -n $(WORKERS) -m "not real and not full" tests/contract tests/simulated tests/unit/api tests/unit/cli
 	@setup/tier real 1320 $(BIN)/pytest -v -n $(WORKERS) --dist loadgroup -m "real and not full" tests/real
 
 test-full: check ## the long matrices too
-	@setup/tier simulated 1800 $(BIN)/pytest -q -n $(WORKERS) -m "not real" tests/contract tests/simulated tests/unit/api tests/unit/cli
+	@setup/tier simulated 2400 $(BIN)/pytest -q -n $(WORKERS) -m "not real" tests/contract tests/simulated tests/unit/api tests/unit/cli
 	@setup/tier real 7200 $(BIN)/pytest -v -m real tests/real
 
 bench: setup ## measurements; ONLY=name for one

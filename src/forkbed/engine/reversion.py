@@ -19,7 +19,15 @@ from forkbed.engine.life import Life
 from forkbed.engine.maintenance import maintain
 from forkbed.engine.momentary import momentary_cut
 from forkbed.engine.planloop import PlanLoop
-from forkbed.engine.promotion import change_places, committed, hand_base_over, keep_base, take_up, withdraw
+from forkbed.engine.promotion import (
+    carry_through,
+    change_places,
+    committed,
+    hand_base_over,
+    keep_base,
+    take_up,
+    withdraw,
+)
 from forkbed.engine.saving import asleep, forget_saved, saved_of
 from forkbed.engine.upgrade_goals import REVERT_GOAL, RevertGoal
 from forkbed.ports.store import SystemRecord
@@ -46,8 +54,16 @@ class Reversion:
         if live.generation != self._goal.generation:
             self._life.check_cancelled()
             lost = self._refuse_loss(live)
-            kept = self._wake(kept)
-            keep_base(self._life, kept, self._goal.base_id)
+            keep_base(self._life, self._wake(kept), self._goal.base_id)
+        live, kept = carry_through(self._life, self._take_over)
+        return {"generation": live.generation, "kept": kept.name, "lost": list(lost)}
+
+    def _take_over(self) -> tuple[SystemRecord, SystemRecord]:
+        """The commit, and all that follows it, as far as it is not done yet."""
+        assert self._life.operation.system_id is not None
+        live = self._forking.record(self._life.operation.system_id)
+        kept = self._forking.record(self._goal.kept)
+        if live.generation != self._goal.generation:
             words = f"generation {kept.generation}: reverted from generation {live.generation}"
             live, kept = change_places(self._life, live, kept, words)
         withdraw(self._life, kept)
@@ -57,7 +73,7 @@ class Reversion:
         forget_saved(self._host, self._store, kept.id)
         if live.maintenance:
             live = maintain(self._life, live, on=False)
-        return {"generation": live.generation, "kept": kept.name, "lost": list(lost)}
+        return live, kept
 
     def _refuse_loss(self, live: SystemRecord) -> tuple[str, ...]:
         """What the present generation wrote since it took over; UNSAFE unless that was given up."""

@@ -21,7 +21,7 @@ from forkbed.core.operations.records import (
     Requester,
 )
 from forkbed.core.operations.rules import Refuse, admit
-from forkbed.core.systems.supervision import Deviation, backoff_s, find_deviation
+from forkbed.core.systems.supervision import Deviation, backoff_s, find_deviation, find_stale_networks
 from forkbed.core.systems.view import SystemView
 from forkbed.engine.observation import observe_all
 from forkbed.engine.options import Options
@@ -127,15 +127,22 @@ class Supervisor:
         """Compare once; returns how many operations were begun to put something right."""
         views = observe_all(self._around.host, self._around.store)
         begun = 0
-        for system in self._around.store.systems():
-            if system.kept_of is not None:
-                continue  # nothing is started for a generation that only waits
+        # Generations that only wait come first: while one still leads out, the live one must not.
+        systems = sorted(self._around.store.systems(), key=lambda system: system.kept_of is None)
+        held_back: set[SystemId] = set()
+        for system in systems:
+            view = views.get(system.id) or SystemView()
+            if system.kept_of is None:
+                deviation = find_deviation(system.resolved, system.wanted, system.up, view)
+            else:
+                deviation = find_stale_networks(system.resolved, system.up, view)
+                if deviation is not None:
+                    held_back.add(system.kept_of)
             attempts = self._attempts.setdefault(system.id, _Attempts())
             self._learn(attempts)
-            if self._around.host.clock.now() < attempts.not_before or self._is_busy(system):
+            waits = self._around.host.clock.now() < attempts.not_before or system.id in held_back
+            if waits or self._is_busy(system):
                 continue
-            view = views.get(system.id) or SystemView()
-            deviation = find_deviation(system.resolved, system.wanted, system.up, view)
             if deviation is None:
                 attempts.failures = 0
             elif self._begin(system, deviation, attempts):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from forkbed.core.systems import digests
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE
-from forkbed.core.systems.spec import ResolvedSystem, RestartPolicy
+from forkbed.core.systems.spec import ResolvedNetwork, ResolvedSystem, RestartPolicy
 from forkbed.core.systems.view import Power, SystemView
 
 FIRST_BACKOFF_S = 1.0
@@ -58,6 +58,16 @@ def find_deviation(
     return Deviation(tuple(reasons), Goal(goals, networks=up)) if reasons else None
 
 
+def find_stale_networks(system: ResolvedSystem, up: bool, view: SystemView) -> Deviation | None:
+    """What to put right of a generation that only waits: networks that may still lead out. Nothing else is missed."""
+    reasons = [
+        f"network {network.spec.name} is not as declared"
+        for network in (system.networks if up else ())
+        if network.id in view.networks and not _is_as_declared(system, network, view)
+    ]
+    return Deviation(tuple(reasons), Goal({}, networks=True)) if reasons else None
+
+
 def _network_reasons(system: ResolvedSystem, up: bool, view: SystemView) -> list[str]:
     if not up:
         return []
@@ -68,9 +78,13 @@ def _network_reasons(system: ResolvedSystem, up: bool, view: SystemView) -> list
             reasons.append(f"network {network.spec.name} is missing")
         elif not seen.healthy:
             reasons.append(f"network {network.spec.name} lost a part")
-        elif seen.digest != digests.network_digest(system, network):
+        elif not _is_as_declared(system, network, view):
             reasons.append(f"network {network.spec.name} is not as declared")
     return reasons
+
+
+def _is_as_declared(system: ResolvedSystem, network: ResolvedNetwork, view: SystemView) -> bool:
+    return view.networks[network.id].digest == digests.network_digest(system, network)
 
 
 def backoff_s(failures: int) -> float:

@@ -14,6 +14,8 @@ from forkbed.core.systems.steps import Effect
 from forkbed.core.systems.view import NetworkView
 from forkbed.drivers.simulated.world import SimulatedWorld
 
+_LEADS_OUT = frozenset({UplinkKind.NAT, UplinkKind.BRIDGE})
+
 
 class SimulatedNetworks:
     """Segments that are there or not, as `Networks` and `Recorder`."""
@@ -36,11 +38,15 @@ class SimulatedNetworks:
         digest: str,
     ) -> Effect:
         """Have it as described."""
-        self._world.call("networks.ensure", network.spec.name)
+        self._world.call("networks.ensure", network.id)
         wanted = NetworkView(network.id, system_id, digest, True)
         with self._world.lock:
             known = self._world.networks.get(network.id)
             self._world.networks[network.id] = wanted
+            if network.spec.uplink in _LEADS_OUT:
+                self._world.ways_out.add(network.id)
+            else:
+                self._world.ways_out.discard(network.id)
             if network.spec.uplink is UplinkKind.RECORDED:
                 self._world.intents.setdefault(network.id, [])
         return Effect.ALREADY if known == wanted else Effect.CHANGED
@@ -49,6 +55,7 @@ class SimulatedNetworks:
         """Forget it."""
         self._world.call("networks.remove", network_id)
         with self._world.lock:
+            self._world.ways_out.discard(network_id)
             self._world.intents.pop(network_id, None)
             return Effect.CHANGED if self._world.networks.pop(network_id, None) else Effect.ALREADY
 

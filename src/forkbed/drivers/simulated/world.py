@@ -109,6 +109,7 @@ class SimulatedWorld:
     memories: dict[tuple[SnapshotId, MachineId], SimulatedMemory] = field(default_factory=dict)
     given_up: set[SnapshotId] = field(default_factory=set)  # cuts whose held machines never go on
     networks: dict[NetworkId, NetworkView] = field(default_factory=dict)
+    ways_out: set[NetworkId] = field(default_factory=set)  # the networks that lead out
     intents: dict[NetworkId, list[Intent]] = field(default_factory=dict)  # of networks that record
     seeds: dict[MachineId, str] = field(default_factory=dict)
     images: dict[ImageId, ImageView] = field(default_factory=dict)
@@ -220,6 +221,7 @@ class SimulatedWorld:
             for machine in self.machines.values():
                 self.power_off(machine)
             self.networks.clear()
+            self.ways_out.clear()
         self._tell(MachineEvent(MachineEventKind.CONNECTION_LOST, MachineId("")))
 
     def _tell(self, event: MachineEvent) -> None:
