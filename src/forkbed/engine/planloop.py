@@ -1,4 +1,4 @@
-"""Bring one system to a goal: observe, plan, do the next steps, journal them, and look again.
+"""Bring one system to a goal: observe, plan, do the next steps, journal them, and look again when that may matter.
 
 Nothing is replayed. After a crash a new loop observes the world and plans from there. Steps that do not depend on
 one another run in parallel.
@@ -43,6 +43,7 @@ class _Run:
     """What a runner knows of its operation while it lives; none of it is needed after a crash."""
 
     flights: dict[str, _Flight] = field(default_factory=dict)
+    left: SystemPlan | None = None  # of the last plan, as long as it holds
     given_up: dict[str, OperationalError] = field(default_factory=dict)
     successes: dict[str, int] = field(default_factory=dict)
     reboots: dict[str, int] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class PlanLoop:
             record = self._system()
             if record is None:
                 return None
-            plan = self._plan(record)
+            plan = self._run.left = self._run.left or self._plan(record)
             if plan is None:
                 self._pause()
                 continue
@@ -187,6 +188,7 @@ class PlanLoop:
 
     def _finish(self, flight: _Flight) -> None:
         key = flight.planned.key
+        plan, self._run.left = self._run.left, None
         try:
             effect = flight.future.result()
         except OperationalError as error:
@@ -204,6 +206,7 @@ class PlanLoop:
             self._around.boundary(f"{flight.entry.key}: done")
             self._run.unreachable_since.pop(key, None)
             self._run.successes[key] = self._run.successes.get(key, 0) + 1
+            self._run.left = plan.without(flight.planned.step) if plan is not None else None
             status = StepStatus.CHANGED if effect is Effect.CHANGED else StepStatus.ALREADY
             self._journal(flight, status, "")
             if effect is Effect.CHANGED:

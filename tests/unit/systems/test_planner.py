@@ -140,6 +140,27 @@ def test_planning_again_gives_the_remaining_steps(declared: ResolvedSystem, data
         assert {key for key in after - before if not key.startswith("ready ")} == set()
 
 
+@given(systems(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_plan_that_holds_is_the_one_that_a_look_would_give(
+    declared: ResolvedSystem, data: st.DataObject
+) -> None:
+    world, held = World(), 0
+    for goal in (running(declared), Goal({}, delete=True)):
+        while (plan := plan_system(declared, goal, world.view())).steps:
+            chosen = data.draw(st.sampled_from(plan.runnable()))
+            world.do(declared, chosen.step)
+            left = plan.without(chosen.step)
+            if left is not None:
+                held += 1
+                looked = plan_system(declared, goal, world.view())
+                assert {planned.key for planned in left.steps} == {planned.key for planned in looked.steps}
+                assert [planned.key for planned in left.runnable()] == [
+                    planned.key for planned in looked.runnable()
+                ]
+    assert held
+
+
 def test_a_first_start_does_everything_in_order() -> None:
     ops, boss = machine("ops", data_bytes=None), machine("boss", after=("ops",))
     assert run(World(), system(boss, ops), running(system(boss, ops))) == [

@@ -38,6 +38,15 @@ from forkbed.core.systems.view import MachineView, Power, SystemView, VolumeView
 
 ALIVE = frozenset({Power.RUNNING, Power.PAUSED})
 _PRESENT = frozenset({Wanted.RUNNING, Wanted.PAUSED})
+_DECISIVE = (
+    StartMachine,
+    RestoreMachine,
+    AwakenMachine,
+    AwaitReady,
+    StopMachine,
+    PauseMachine,
+    ResumeMachine,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,15 @@ class SystemPlan:
             for planned in self.steps
             if planned.key not in under_way and planned.key not in given_up and not planned.after & pending
         ]
+
+    def without(self, step: Step) -> SystemPlan | None:
+        """What is left of the plan when that step has been done; None if only a look at the host can tell.
+
+        How a machine is now decides what follows for it and for those that wait for it. What merely prepares
+        decides nothing, so the plan holds; a look at its end finds what did not come about after all.
+        """
+        left = tuple(planned for planned in self.steps if planned.key != step_key(step))
+        return None if isinstance(step, _DECISIVE) or not left else SystemPlan(left)
 
 
 def plan_system(system: ResolvedSystem, goal: Goal, view: SystemView) -> SystemPlan:
