@@ -43,12 +43,12 @@ def test_clock_and_randomness_are_renewed(host: BenchHost) -> None:
     told = host.guests.awaken(BOSS, time.time() + DAY_S, ENTROPY, 10.0)
     assert told == ""
     assert abs(_ahead_s(host) - DAY_S) < 5
-    assert _shell(host, "wc -c </usr/lib/forkbed/reseed").isdigit()
+    assert _shell(host, "wc -c </usr/lib/forkbed/awaken").isdigit()
 
 
 def test_a_guest_without_its_tools_gets_what_is_possible(host: BenchHost) -> None:
     # the agent looks for hwclock once in its life
-    _shell(host, "mv /usr/sbin/hwclock /usr/lib/forkbed/reseed /root; kill $(pidof qemu-ga)")
+    _shell(host, "mv /usr/sbin/hwclock /usr/lib/forkbed/awaken /root; kill $(pidof qemu-ga)")
     try:
         told = host.guests.awaken(BOSS, time.time() - DAY_S, ENTROPY, 20.0)
         assert told.startswith("randomness: mixed in"), told
@@ -56,7 +56,7 @@ def test_a_guest_without_its_tools_gets_what_is_possible(host: BenchHost) -> Non
     finally:
         _shell(
             host,
-            "cd /root; mv hwclock /usr/sbin/hwclock; mv reseed /usr/lib/forkbed/reseed; kill $(pidof qemu-ga)",
+            "cd /root; mv hwclock /usr/sbin/hwclock; mv awaken /usr/lib/forkbed/awaken; kill $(pidof qemu-ga)",
         )
 
 

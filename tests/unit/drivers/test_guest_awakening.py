@@ -1,8 +1,9 @@
-"""A guest that goes on from a memory, with an agent that follows a script; the reseed scripts run for real."""
+"""A guest that goes on from a memory, with an agent that follows a script; what reseeds is run for real."""
 
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import MachineId
 from forkbed.drivers.guests import awakening
 from forkbed.drivers.guests.agent import Agents
-from forkbed.drivers.images import guestfiles, micro
+from forkbed.drivers.images import guestfiles
 from tests.unit.drivers import samples
 
 BOSS = samples.machine()
@@ -61,6 +62,7 @@ SILENT = OperationalError(Kind.UNREACHABLE, "machine boss", "its agent does not 
 DONE: dict[str, object] = {"exited": True, "exitcode": 0}
 FAILED = DONE | {"exitcode": 1, "err-data": base64.b64encode(b"x\nno permission\n").decode()}
 NO_DATE = DONE | {"out-data": base64.b64encode(b"no date\n").decode()}
+NO_PROGRAM = OperationalError(Kind.FAULT, "machine boss", "Guest agent command failed: no such file")
 UNKNOWN = OperationalError(Kind.FAULT, "machine boss", "this command is not supported")
 
 
@@ -100,27 +102,61 @@ def test_a_guest_without_agent_is_told(error: OperationalError) -> None:
 
 
 def told_time(agent: ScriptedAgent) -> float:
-    """What the first script sets the clock to."""
-    found = re.search(r"date -u -s @([0-9.]+)", agent.asked[1][1]["arg"][1])
-    assert found
-    return float(found[1])
+    """What the program sets the clock to."""
+    seconds, nanoseconds = agent.asked[1][1]["arg"]
+    assert 0 <= int(nanoseconds) < 1e9
+    return int(seconds) + int(nanoseconds) / 1e9
 
 
-def test_without_date_the_agent_sets_the_clock() -> None:
-    agent = ScriptedAgent(guest_exec_status=NO_DATE)
+def foreign(**answers: object) -> ScriptedAgent:
+    """In a guest that Forkbed did not build."""
+
+    def start(words: dict[str, Any]) -> object:
+        return {"pid": 7} if words["path"] == "/bin/sh" else NO_PROGRAM
+
+    return ScriptedAgent(**{"guest_exec": start} | answers)
+
+
+def test_the_program_s_failures_are_told() -> None:
+    clock = DONE | {"exitcode": 128}
+    agent = ScriptedAgent(guest_exec_status=clock)
     assert agent.awaken() == ""
     command, words = agent.asked[3]
     assert command == "guest-set-time"
     assert 0 <= words["time"] / 1e9 - NOW < 5
-
-
-def test_what_fails_is_told_and_the_rest_is_done() -> None:
-    agent = ScriptedAgent(guest_set_time=UNKNOWN, guest_exec_status=NO_DATE)
+    agent = ScriptedAgent(guest_exec_status=clock, guest_set_time=UNKNOWN)
     assert agent.awaken() == "clock: as it was at the cut: this command is not supported"
-    agent = ScriptedAgent(guest_exec_status=FAILED)
-    assert agent.awaken() == "randomness: no permission"
+    agent = ScriptedAgent(guest_exec_status=DONE | {"exitcode": errno.EPERM})
+    assert agent.awaken() == "randomness: Operation not permitted"
     agent = ScriptedAgent(guest_exec_status={"exited": True, "signal": 9})
-    assert agent.awaken() == "randomness: reseed ended with status 137"
+    assert agent.awaken() == "randomness: ended by signal 9"
+    assert agent.commands()[-1] == "guest-set-time", "whether it got as far as that is not known"
+
+
+def test_a_script_does_it_where_the_program_is_not_there() -> None:
+    agent = foreign()
+    assert agent.awaken() == ""
+    assert agent.commands() == ["guest-ping", "guest-exec", "guest-exec", "guest-exec-status"]
+    found = re.search(r"date -u -s @([0-9.]+)", agent.asked[2][1]["arg"][1])
+    assert found and 0 <= float(found[1]) - NOW < 5
+    assert base64.b64decode(agent.asked[2][1]["input-data"]) == ENTROPY
+
+
+def test_without_date_the_agent_sets_the_clock() -> None:
+    agent = foreign(guest_exec_status=NO_DATE)
+    assert agent.awaken() == ""
+    command, words = agent.asked[4]
+    assert command == "guest-set-time"
+    assert 0 <= words["time"] / 1e9 - NOW < 5
+
+
+def test_what_the_script_fails_of_is_told_and_the_rest_is_done() -> None:
+    agent = foreign(guest_set_time=UNKNOWN, guest_exec_status=NO_DATE)
+    assert agent.awaken() == "clock: as it was at the cut: this command is not supported"
+    agent = foreign(guest_exec_status=FAILED)
+    assert agent.awaken() == "randomness: no permission"
+    agent = foreign(guest_exec_status={"exited": True, "signal": 9})
+    assert agent.awaken() == "randomness: ended by signal 9"
     agent = ScriptedAgent(guest_exec=SILENT)
     assert agent.awaken() == "clock and randomness are as they were at the cut: its agent does not answer"
 
@@ -142,11 +178,12 @@ def run_reseed(tmp_path: Path) -> Callable[..., tuple[str, list[str]]]:
             path.chmod(0o755)
         (tmp_path / "wc").symlink_to(shutil.which("wc") or "")
 
-        def answer(words: dict[str, Any]) -> dict[str, object]:
+        def answer(words: dict[str, Any]) -> object:
+            if words["path"] != "/bin/sh":
+                return NO_PROGRAM
             script = words["arg"][1]
             script = script[script.index("PATH=") :]  # the host's clock stays as it is
             for old, new in (
-                ("/usr/lib/forkbed", str(tmp_path)),
                 ("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", str(tmp_path)),
                 ("/dev/urandom", str(tmp_path / "written")),
             ):
@@ -162,12 +199,6 @@ def run_reseed(tmp_path: Path) -> Callable[..., tuple[str, list[str]]]:
         return agent.awaken(), log.read_text().split("\n")[:-1] if log.exists() else []
 
     return run
-
-
-def test_the_best_way_to_reseed_is_taken(
-    run_reseed: Callable[..., tuple[str, list[str]]], tmp_path: Path
-) -> None:
-    assert run_reseed("reseed", "perl") == ("", [f"reseed {len(ENTROPY)}"])
 
 
 def test_perl_reseeds_where_there_is_no_program_for_it(
@@ -186,9 +217,14 @@ def test_a_plain_write_is_better_than_nothing_and_told(
     assert (tmp_path / "written").read_bytes() == ENTROPY
 
 
-def test_the_micro_image_s_program_stays_small(tmp_path: Path) -> None:
-    micro.compile_program("micro/reseed.c", tmp_path / "reseed")
-    assert (tmp_path / "reseed").stat().st_size < 4096
-    done = subprocess.run([tmp_path / "reseed"], input=b"", check=False)
-    assert done.returncode, "it was given nothing to mix in"
-    assert b"RNDRESEEDCRNG" in guestfiles.content("micro/reseed.c")
+@pytest.mark.parametrize(
+    "words", [[], ["5"], ["x", "1"], ["1", "2x"], ["-1", "0"], ["9" * 30, "0"], ["", "1"]]
+)
+def test_the_program_is_small_and_sets_no_clock_to_nonsense(words: list[str], tmp_path: Path) -> None:
+    guestfiles.compile_program(guestfiles.AWAKEN, tmp_path)
+    program = tmp_path / guestfiles.AWAKEN.path
+    assert program.stat().st_size < 4096
+    before = time.time() - time.monotonic()
+    done = subprocess.run([program, *words], input=b"", check=False)
+    assert done.returncode == 128 + errno.ENODATA, "no time that can be set, and nothing to mix in"
+    assert abs(time.time() - time.monotonic() - before) < 1

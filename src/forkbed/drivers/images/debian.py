@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 from forkbed.drivers.images import guestfiles
-from forkbed.drivers.images.guestfiles import SEED_APPLY, GuestFile, link, write
+from forkbed.drivers.images.guestfiles import AWAKEN, SEED_APPLY, GuestFile, link, write
 
 PACKAGES = (
     "ca-certificates",
@@ -97,6 +97,7 @@ def overlay() -> bytes:
 
 def finish(root: Path) -> None:
     """Make the installed root file system an image: nothing in it may belong to one machine only."""
+    guestfiles.compile_program(AWAKEN, root)
     write(root / "etc/machine-id", "", 0o444)  # empty: made at boot, and no first-boot questions
     link(root / "var/lib/dbus/machine-id", "/etc/machine-id")
     write(root / "etc/hostname", "debian\n")

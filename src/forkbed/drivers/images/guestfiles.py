@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from forkbed.drivers import processes
+
 _DATA = resources.files("forkbed.drivers.images.guest")
 
 
@@ -22,6 +24,12 @@ class GuestFile:
 
 SEED_APPLY = GuestFile("seed-apply", "usr/lib/forkbed/seed-apply", 0o755)
 
+AWAKEN = GuestFile("awaken.c", "usr/lib/forkbed/awaken", 0o755)
+_COMPILE = (
+    *("gcc", "-x", "c", "-Os", "-s", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector"),
+    *("-fno-asynchronous-unwind-tables", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"),
+)
+
 
 def content(name: str) -> bytes:
     """The bytes of a guest file."""
@@ -32,6 +40,19 @@ def install(files: Iterable[GuestFile], root: Path) -> None:
     """Copy guest files into a root file system, root-owned, directories made as needed."""
     for file in files:
         write(root / file.path, content(file.name), file.mode)
+
+
+def compile_program(source: GuestFile, root: Path) -> None:
+    """Make a static program of a C file among the guest files."""
+    program = root / source.path
+    program.parent.mkdir(parents=True, exist_ok=True)
+    processes.run(
+        (*_COMPILE, "-o", program, "-"),
+        input=content(source.name),
+        subject=f"program {source.path} of an image",
+        remedy="install gcc and libc6-dev",
+    )
+    program.chmod(source.mode)
 
 
 def write(path: Path, data: bytes | str, mode: int = 0o644) -> None:

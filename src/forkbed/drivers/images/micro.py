@@ -15,7 +15,7 @@ from pathlib import Path
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers import processes
 from forkbed.drivers.images import guestfiles
-from forkbed.drivers.images.guestfiles import SEED_APPLY, GuestFile, link, write
+from forkbed.drivers.images.guestfiles import AWAKEN, SEED_APPLY, GuestFile, link, write
 
 PACKAGES = (
     "busybox-static",
@@ -27,7 +27,6 @@ PACKAGES = (
     "qemu-guest-agent",
     "util-linux",
 )
-RESEED = "usr/lib/forkbed/reseed"
 _PROGRAMS = (
     "bin/busybox",
     "sbin/blkid",
@@ -59,10 +58,6 @@ _FILES = (
     GuestFile("micro/acpi-powerbutton", "etc/acpi/PWRF/00000080", 0o755),
 )
 # No C library: it would make 1 KiB into 800.
-_COMPILE = (
-    *("gcc", "-x", "c", "-Os", "-s", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector"),
-    *("-fno-asynchronous-unwind-tables", "-Wl,--build-id=none", "-Wl,-z,noseparate-code"),
-)
 _DIRECTORIES = [
     "boot/extlinux",
     "dev",
@@ -109,7 +104,7 @@ def assemble(extracted: Path, root: Path) -> str:
         link(root / name, f"usr/{name}")
     _copy_programs(extracted, root)
     guestfiles.install(_FILES, root)
-    compile_program("micro/reseed.c", root / RESEED)
+    guestfiles.compile_program(AWAKEN, root)
     for name, text in _ETC.items():
         write(root / "etc" / name, text, 0o640 if name == "shadow" else 0o644)
     shutil.copy(extracted / "etc/mke2fs.conf", root / "etc/mke2fs.conf")
@@ -193,17 +188,6 @@ def _copy_programs(extracted: Path, root: Path) -> None:
             link(path, "/usr/bin/busybox")
     link(root / "usr/sbin/mkfs.ext4", "mke2fs")
     link(root / "usr/bin/dropbearconvert", "../lib/dropbear/dropbearconvert")
-
-
-def compile_program(source: str, program: Path) -> None:
-    """Make a static program of a C file among the guest files."""
-    processes.run(
-        (*_COMPILE, "-o", program, "-"),
-        input=guestfiles.content(source),
-        subject=f"micro image: {program.name}",
-        remedy="install gcc and libc6-dev",
-    )
-    program.chmod(0o755)
 
 
 def _libraries(extracted: Path, program: str) -> set[str]:
