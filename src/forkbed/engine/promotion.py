@@ -56,6 +56,7 @@ class Promotion:
         self._store = life.around.store
         self._forking = Forking(life)
         self._goal: PromoteGoal = PROMOTE_GOAL.validate_python(life.operation.goal)
+        self._freeze_s: float | None = None  # once it is over
 
     def run(self) -> dict[str, object]:
         """Return when the new generation has taken over. Raises when it has not, and the original goes on."""
@@ -103,7 +104,7 @@ class Promotion:
                 made.result()
         with self._life.step("cut", live.name) as progress:
             progress.tell("the original stands still from here on")
-            terms = CutTerms(hold=True, hold_limit_s=limit_s or _LONGEST_HOLD_S)
+            terms = CutTerms(hold=True, lasting=False, hold_limit_s=limit_s or _LONGEST_HOLD_S)
             snapshot, cut = cut_system(self._host, self._store, live, snapshot, terms)
         if cut is None:
             raise OperationalError(
@@ -186,23 +187,32 @@ class Promotion:
     def _take_over(self, live: SystemRecord, kept: SystemRecord, rehearsal: Rehearsal) -> dict[str, object]:
         goal = self._goal
         snapshot = self._store.snapshot(goal.snapshot_id)
-        if snapshot is not None:
-            hand_cut_over(self._host, self._store, snapshot, kept)
         withdraw(self._life, kept)
         take_up(self._life, live, kept)
-        cut_at = snapshot.cut_at if snapshot is not None else None
-        freeze_s = self._host.clock.now() - cut_at if cut_at is not None else None
+        if self._freeze_s is None and snapshot is not None and snapshot.cut_at is not None:
+            self._freeze_s = self._host.clock.now() - snapshot.cut_at
         if live.maintenance:
             live = maintain(self._life, live, on=False)
         hand_base_over(self._life, live, goal.base_id)
+        if snapshot is not None:
+            self._keep_cut(snapshot, kept)
         self._host.cuts.forget_given_up(goal.snapshot_id)
         prediction = rehearsal.prediction
         return {
             "generation": live.generation,
-            "freeze_s": freeze_s,
+            "freeze_s": self._freeze_s,
             "predicted_s": prediction.total_s if prediction is not None else None,
             "kept": kept.name,
         }
+
+    def _keep_cut(self, cut: Snapshot, kept: SystemRecord) -> None:
+        """Its memory goes onto the disk now: nobody waits any more, as they would have during the cut."""
+        with self._life.step("save-memory", kept.name):
+            lasts = self._host.cuts.make_lasting(cut.id)
+        if lasts:
+            hand_cut_over(self._host, self._store, cut, kept)
+        else:  # the host went down in between
+            drop_snapshot(self._host, self._store, cut)
 
 
 def change_places(

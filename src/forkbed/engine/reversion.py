@@ -10,6 +10,7 @@ from forkbed.core.diffs.rules import Selection
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.core.systems.goal import Goal, Wanted
 from forkbed.core.systems.planner import ALIVE
+from forkbed.core.systems.spec import ResolvedMachine
 from forkbed.core.systems.view import Power
 from forkbed.engine.awakening import awaken
 from forkbed.engine.comparing import Comparison
@@ -147,9 +148,13 @@ class Reversion:
             )  # connections did not outlive the time in which it stood still
             with self._life.step("resume", machine.name):
                 self._host.hypervisor.resume(machine.id)
-        for machine in machines:
-            with self._life.step("awaken", machine.name) as progress:
-                awaken(self._host, self._store, live.name, machine, progress)
+        waiters = self._life.around.waiters
+        for awakening in [waiters.submit(self._awaken, live, machine) for machine in machines]:
+            awakening.result()
+
+    def _awaken(self, live: SystemRecord, machine: ResolvedMachine) -> None:
+        with self._life.step("awaken", machine.name) as progress:
+            awaken(self._host, self._store, live.name, machine, progress)
 
 
 def _written(found: tuple[MachineDifference, ...]) -> tuple[str, ...]:

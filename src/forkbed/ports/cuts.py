@@ -123,6 +123,12 @@ class MachineCuts(Protocol):
         May begin while the memory is still being written, by the process that made the cut. ALREADY if it runs.
         """
 
+    def make_lasting(self, snapshot_id: SnapshotId) -> bool:
+        """Have a snapshot's complete memories outlast the host's boot; returns when they are on the disk.
+
+        False if there are none any more, because the boot that they were of has ended.
+        """
+
     def memories(self) -> Sequence[MemoryView]:
         """The memories on this host."""
 

@@ -93,6 +93,34 @@ def test_a_memory_that_need_not_last_ends_with_the_boot(
     assert not path.parent.exists()
 
 
+def test_a_memory_is_made_to_last_afterwards(
+    memories: Memories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not memories.make_lasting(SNAPSHOT)
+    memory = memories.begin(SNAPSHOT, MACHINE, 500_000, "machine boss", lasting=False)
+    os.write(memory.descriptor, STREAM)
+    memory.complete()
+    memories.settle(SNAPSHOT, MACHINE)
+    assert memories.make_lasting(SNAPSHOT)
+    monkeypatch.setattr("forkbed.drivers.libvirt.memories.host_boot", lambda: "the next one")
+    assert memories.make_lasting(SNAPSHOT)
+    seen = Memories(tmp_path / "memory")
+    seen.sweep()
+    with seen.opened(SNAPSHOT, MACHINE, "boss") as opened:
+        assert opened.extent() == (len(STREAM), True)
+
+
+def test_one_of_an_earlier_boot_cannot_be_made_to_last(
+    memories: Memories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = memories.begin(SNAPSHOT, MACHINE, 500_000, "machine boss", lasting=False)
+    os.write(memory.descriptor, STREAM)
+    memory.complete()
+    memories.settle(SNAPSHOT, MACHINE)
+    monkeypatch.setattr("forkbed.drivers.libvirt.memories.host_boot", lambda: "the next one")
+    assert not memories.make_lasting(SNAPSHOT)
+
+
 def test_a_failed_memory_is_gone(memories: Memories, tmp_path: Path) -> None:
     memory = begin(memories)
     with memories.opened(SNAPSHOT, MACHINE, "boss") as follower:

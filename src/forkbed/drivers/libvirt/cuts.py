@@ -165,6 +165,10 @@ class LibvirtCuts:
                 ) from error
         return Effect.CHANGED
 
+    def make_lasting(self, snapshot_id: SnapshotId) -> bool:
+        """Write memories that were not to last out to the disk. See `ports.cuts`."""
+        return self._memories.make_lasting(snapshot_id)
+
     def memories(self) -> Sequence[MemoryView]:
         """The memories on this host."""
         return self._memories.views()

@@ -210,6 +210,27 @@ class Memories:
         finally:
             os.close(follower.descriptor)
 
+    def make_lasting(self, snapshot_id: SnapshotId) -> bool:
+        """Have the snapshot's complete memories on the disk, and noted so. False if there are none. May raise FAULT."""
+        directory = self._directory / _plain(snapshot_id)
+        found = list(read_files(directory, f"*{_NOTE}"))
+        try:
+            for path, data in found:
+                note = _note(data)
+                if note.pop("host_boot", None) is not None:
+                    with path.with_suffix(_STREAM).open("rb") as stream:
+                        os.fdatasync(stream.fileno())
+                    write_json_durably(path, note)
+            if found:
+                sync_directory(self._directory)  # for the directory itself
+        except ValueError:
+            return False
+        except OSError as error:
+            raise OperationalError(
+                Kind.FAULT, str(directory), f"cannot be written: {error.strerror}", "look for space"
+            ) from error
+        return bool(found)
+
     def views(self) -> list[MemoryView]:
         """All memories, complete or being written."""
         with self._lock:

@@ -107,7 +107,7 @@ class SimulatedCuts:
                     self._write_out(machine)
                 self._move_disks(order, machine)
                 if order.memory:
-                    self._keep_memory(snapshot_id, machine, hold)
+                    self._keep_memory(snapshot_id, machine, hold, order.lasting)
         except OperationalError:
             with self._world.lock:
                 for order, machine in zip(orders, machines, strict=True):
@@ -155,6 +155,14 @@ class SimulatedCuts:
             self._world.plug_in(machine)
             self._world.wake(machine, kept)
             return Effect.CHANGED
+
+    def make_lasting(self, snapshot_id: SnapshotId) -> bool:
+        """Mark them."""
+        self._world.call("cuts.make_lasting", snapshot_id)
+        with self._world.lock:
+            found = {key: memory for key, memory in self._world.memories.items() if key[0] == snapshot_id}
+            self._world.memories |= {key: replace(memory, lasting=True) for key, memory in found.items()}
+            return bool(found)
 
     def memories(self) -> Sequence[MemoryView]:
         """All of them."""
@@ -283,7 +291,9 @@ class SimulatedCuts:
                 ),
             )
 
-    def _keep_memory(self, snapshot_id: SnapshotId, machine: SimulatedMachine, hold: bool) -> None:
+    def _keep_memory(
+        self, snapshot_id: SnapshotId, machine: SimulatedMachine, hold: bool, lasting: bool
+    ) -> None:
         self._world.call("cuts.memory", machine.definition.machine.name)
         declared = machine.definition.machine
         if hold:
@@ -291,7 +301,7 @@ class SimulatedCuts:
         complete_at = self._world.clock.now() + (0.0 if hold else self._world.memory_s)
         with self._world.lock:
             self._world.memories[snapshot_id, declared.id] = SimulatedMemory(
-                dict(machine.memory), declared.spec.memory_bytes, complete_at
+                dict(machine.memory), declared.spec.memory_bytes, complete_at, lasting
             )
 
     def _outcome(

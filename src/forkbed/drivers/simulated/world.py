@@ -61,11 +61,12 @@ class SimulatedMachine:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedMemory:
-    """A machine's memory that a cut kept. Its file is complete from `complete_at` on."""
+    """A machine's memory that a cut kept. Its file is complete from `complete_at` on; `lasting`: beyond the boot."""
 
     content: dict[str, str]
     size_bytes: int
     complete_at: float
+    lasting: bool
 
 
 @dataclass(slots=True)
@@ -216,12 +217,13 @@ class SimulatedWorld:
         self._tell(MachineEvent(MachineEventKind.RESET, machine_id))
 
     def reboot_host(self) -> None:
-        """Everything that runs ends and every network is gone; definitions, disks and files stay."""
+        """Everything that runs ends, networks and memories that need not last are gone; disks and files stay."""
         with self.lock:
             for machine in self.machines.values():
                 self.power_off(machine)
             self.networks.clear()
             self.ways_out.clear()
+            self.memories = {key: memory for key, memory in self.memories.items() if memory.lasting}
         self._tell(MachineEvent(MachineEventKind.CONNECTION_LOST, MachineId("")))
 
     def _tell(self, event: MachineEvent) -> None:
