@@ -8,7 +8,7 @@ from itertools import takewhile
 from forkbed.core.operations.records import JournalEntry
 from forkbed.core.rehearsals.records import CheckOutcome, FreezePrediction, StepOutcome
 
-_SWITCH_S = 1.5  # networks change hands; measured, and hardly depending on the system
+_SWITCH_S = 1.0  # the disks are kept, networks change hands; measured, and hardly depending on the system
 _REPLAYED = ("hook", "step", "check")
 
 
@@ -18,7 +18,7 @@ def predict_freeze(
     """From the rehearsal's `journal` in its order: a promotion does the same, with the original standing still.
 
     Only what was done before the replay counts as making the fork: a step that reboots waits for `ready` again,
-    and that is in what the step took.
+    and that is in what the step took. Memory is restored while it is written, so keeping it counts for nothing more.
     """
     made = list(takewhile(lambda entry: entry.verb not in _REPLAYED, journal))
 
@@ -27,7 +27,7 @@ def predict_freeze(
         return max(took, default=0.0)
 
     return FreezePrediction(
-        cut_s=longest("cut") + longest("keep"),
+        cut_s=longest("cut"),
         restore_s=longest("restore") + longest("awaken") + longest("ready"),
         steps_s=sum(outcome.took_s for outcome in outcomes),
         checks_s=max((check.took_s for check in checks), default=0.0),

@@ -62,8 +62,8 @@ class CheckOutcome:
 class FreezePrediction:
     """How long the original will stand still in a promotion, by part, in seconds."""
 
-    cut_s: float  # freeze, disks, and memory written while it stands still
-    restore_s: float
+    cut_s: float  # until all stand still, with their disks on overlays
+    restore_s: float  # memory written and read, guests awake and ready
     steps_s: float
     checks_s: float
     switch_s: float

@@ -14,6 +14,7 @@ _GOOD = ProbeAnswer(True, "")
 _SSH_PORT = 22
 _SSH_GREETING = "SSH-"
 _LONGEST_GREETING = 1024
+_LONGEST_LINE = 200
 _GREETING_TIMEOUT_S = 5.0
 
 
@@ -27,7 +28,7 @@ def probe_tcp(namespace: str, address: str, port: int, *, timeout_s: float = PRO
 
 
 def probe_http(namespace: str, address: str, port: int, path: str, status: int) -> ProbeAnswer:
-    """Whether a GET of `path` is answered with `status`."""
+    """Whether a GET of `path` is answered with `status`; if not, the reason holds the first line of the answer."""
     what = f"http://{address}:{port}{path}"
     deadline = time.monotonic() + PROBE_TIMEOUT_S
     client = http.client.HTTPConnection(address, port)
@@ -36,15 +37,22 @@ def probe_http(namespace: str, address: str, port: int, path: str, status: int) 
         client.sock.settimeout(max(0.1, deadline - time.monotonic()))
         client.request("GET", path, headers={"Connection": "close", "User-Agent": "forkbed"})
         answer = client.getresponse()
+        if answer.status != status:
+            said = _first_line(answer.read1(_LONGEST_LINE))
+            return ProbeAnswer(False, f"{what}: status {answer.status}, wanted {status}{said and ': '}{said}")
     except OSError as error:
         return ProbeAnswer(False, f"{what}: {_words(error)}")
     except (http.client.HTTPException, ValueError) as error:
         return ProbeAnswer(False, f"{what}: no HTTP answer ({type(error).__name__})")
     finally:
         client.close()
-    if answer.status != status:
-        return ProbeAnswer(False, f"{what}: status {answer.status}, wanted {status}")
     return _GOOD
+
+
+def _first_line(body: bytes) -> str:
+    """Fit for a message: a guest may answer anything."""
+    line = body.strip().partition(b"\n")[0].decode(errors="replace").strip()
+    return "".join(letter if letter.isprintable() else " " for letter in line)
 
 
 def greeting(namespace: str, address: str, *, connect_timeout_s: float) -> str:
