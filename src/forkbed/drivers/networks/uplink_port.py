@@ -20,7 +20,7 @@ from forkbed.drivers.networks import namespaces
 from forkbed.drivers.networks.links import Link, Links, ensure_no_ipv6
 
 _USUAL_MTU = 1500
-_CARRIER_TIMEOUT_S = 1.0
+_CARRIER_TIMEOUT_S = 2.0  # the kernel may take its time, up to a second, to notice
 _POLL_S = 0.002
 
 
@@ -61,8 +61,7 @@ class UplinkPort:
         changed |= links.ensure_up(self.outer, mac=f"fe:ff{mac[2:-3]}")
         changed |= links.ensure_master(self.inner, self.bridge)
         changed |= links.ensure_up(self.inner)
-        if made:
-            self._await_carrier(links)
+        self._await_carrier(links)  # also if somebody died right after making it
         joined = links.ensure_master(self.outer, host_bridge)
         return changed or joined, joined
 
