@@ -94,6 +94,7 @@ def _sizes(bench: Bench, agents: Agents, machines: int, rounds: int) -> Iterator
                 writing.take(made, agents, side, max(1, rounds // 2))
         if machines > 1:
             idle.take(made, agents, _TOGETHER, rounds)
+            unasked.take(made, agents, _TOGETHER, rounds, watched=False)
     yield from _figures(f"{machines} x 256 MiB", idle, targets=machines)
     yield unasked.figure(
         f"{machines} x 256 MiB: ready, no client",
@@ -101,6 +102,9 @@ def _sizes(bench: Bench, agents: Agents, machines: int, rounds: int) -> Iterator
         limit=READY_LIMIT_S if machines == 2 else None,
         ratio_limit=1.0 if machines == 2 else None,
     )
+    if machines > 1:
+        words = f"{machines} x 256 MiB: ready, no client ({_TOGETHER})"
+        yield unasked.figure(words, lambda t: t.ready, plain=_TOGETHER)
     yield from _figures(f"{machines} x 256 MiB, one writes", writing)
 
 
