@@ -24,7 +24,7 @@ from forkbed.core.diffs.records import (
 )
 from forkbed.core.diffs.systems import SystemDifference
 from forkbed.core.diffs.threeway import FileChange, Standing
-from forkbed.core.systems.changes import ChangeKind, ChangeView
+from forkbed.core.systems.change_view import ChangeKind, ChangeView
 
 _MARKS = {How.ADDED: "+", How.REMOVED: "-", How.CHANGED: "M"}
 _COLOURS = {"+": "green", "-": "red", "M": "yellow", "!": "red"}

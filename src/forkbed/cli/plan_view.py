@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forkbed.cli.output import say, styled
-from forkbed.core.systems.changes import RESTART
+from forkbed.core.systems.change_view import RESTART
 from forkbed.engine.requests import ChangeKind, ChangeView, FieldChange, PlanView
 
 _MARKS = {

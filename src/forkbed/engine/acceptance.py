@@ -17,7 +17,8 @@ from forkbed.base.ids import ImageId
 from forkbed.config.manifest import ParsedManifest, parse_manifest
 from forkbed.core.systems.branch import isolated
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.core.systems.changes import ChangeView, diff_systems
+from forkbed.core.systems.change_view import ChangeView
+from forkbed.core.systems.changes import diff_systems
 from forkbed.core.systems.resolve import ImageFacts, Surroundings, resolve_system
 from forkbed.core.systems.spec import PublishSpec, ResolvedSystem, SystemSpec
 from forkbed.engine.host import Host

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forkbed.core.operations.records import JournalEntry, Operation, Requester
-from forkbed.core.systems.changes import ChangeKind as ChangeKind
-from forkbed.core.systems.changes import ChangeView as ChangeView
-from forkbed.core.systems.changes import FieldChange as FieldChange
+from forkbed.core.systems.change_view import ChangeKind as ChangeKind
+from forkbed.core.systems.change_view import ChangeView as ChangeView
+from forkbed.core.systems.change_view import FieldChange as FieldChange
 
 
 @dataclass(frozen=True, slots=True)

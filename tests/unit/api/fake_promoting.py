@@ -33,7 +33,7 @@ from forkbed.core.rehearsals.records import (
     StepOutcome,
     UpgradeStep,
 )
-from forkbed.core.systems.changes import ChangeKind, ChangeView, FieldChange
+from forkbed.core.systems.change_view import ChangeKind, ChangeView, FieldChange
 from forkbed.core.systems.spec import FileSpec
 from forkbed.engine.promoting import (
     DiffOptions,

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from forkbed.base.errors import OperationalError
 from forkbed.base.ids import ImageId, InstallationId
-from forkbed.core.systems.changes import DESTROY, LIVE, ChangeKind, diff_systems
+from forkbed.core.systems.change_view import DESTROY, LIVE, ChangeKind
+from forkbed.core.systems.changes import diff_systems
 from forkbed.core.systems.check import check_system
 from forkbed.core.systems.digests import definition_digest, network_digest, readiness_digest
 from forkbed.core.systems.resolve import ImageFacts, Surroundings, resolve_system

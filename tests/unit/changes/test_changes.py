@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 
 from forkbed.base.ids import ImageId, InstallationId
 from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.core.systems.changes import ChangeKind, ChangeView, diff_systems
+from forkbed.core.systems.change_view import ChangeKind, ChangeView
+from forkbed.core.systems.changes import diff_systems
 from forkbed.core.systems.resolve import ImageFacts, Surroundings, resolve_system
 from forkbed.core.systems.spec import (
     FileSpec,

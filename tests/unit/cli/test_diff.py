@@ -23,7 +23,7 @@ from forkbed.core.diffs.records import (
 )
 from forkbed.core.diffs.systems import SystemDifference, VolumeTexts
 from forkbed.core.diffs.threeway import FileChange, Standing
-from forkbed.core.systems.changes import ChangeKind, ChangeView, FieldChange
+from forkbed.core.systems.change_view import ChangeKind, ChangeView, FieldChange
 from forkbed.engine.promoting import DiffOptions
 from tests.unit.api.fake import FakeController
 from tests.unit.api.fake_promoting import changed

@@ -58,7 +58,7 @@ class Calls:
             headers["Content-Type"] = "application/json"
             content = json.dumps(encode(body)).encode()
         answer = self._transport.send(method, PREFIX + path, headers=headers, content=content)
-        return answer.json() if answer.content else None
+        return json.loads(answer) if answer else None
 
     def _start(
         self,

@@ -6,6 +6,7 @@ with the operation; `wait` follows it to its end.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -194,7 +195,7 @@ class Client(BranchingCalls, UpgradeCalls):
         answer = self._transport.send(
             "POST", f"{PREFIX}/images/imports", params={"name": name}, headers=headers, content=chunks
         )
-        return decode(Operation, answer.json())
+        return decode(Operation, json.loads(answer))
 
     def image_export(
         self,
@@ -206,7 +207,7 @@ class Client(BranchingCalls, UpgradeCalls):
         path = f"{PREFIX}/images/{segment(ref)}/content"
         total = 0
         with self._transport.stream(path, params={"format": str(format)}) as response:
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.chunks(_CHUNK_BYTES):
                 target.write(chunk)
                 total += len(chunk)
         return total
@@ -244,7 +245,7 @@ class Client(BranchingCalls, UpgradeCalls):
     def console_log(self, system: str, machine: str, *, tail_bytes: int | None = None) -> bytes:
         """What a machine wrote to its serial console."""
         params = {} if tail_bytes is None else {"tail_bytes": tail_bytes}
-        return self._transport.send("GET", _machine_path(system, machine, "log"), params=params).content
+        return self._transport.send("GET", _machine_path(system, machine, "log"), params=params)
 
     def follow_console_log(
         self, system: str, machine: str, *, tail_bytes: int | None = None
@@ -254,7 +255,7 @@ class Client(BranchingCalls, UpgradeCalls):
         if tail_bytes is not None:
             params["tail_bytes"] = tail_bytes
         with self._transport.stream(_machine_path(system, machine, "log"), params=params) as response:
-            yield from response.iter_bytes()
+            yield from response.chunks()
 
     # the rest
 

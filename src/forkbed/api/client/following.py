@@ -35,9 +35,9 @@ def follow(
         headers = {"Accept": EVENT_STREAM} | ({} if last is None else {LAST_EVENT_HEADER: str(last)})
         try:
             with transport.stream(path, params=params, headers=headers, silence_s=_SILENCE_S) as response:
-                if response.status_code == 204:
+                if response.status == 204:
                     return
-                for number, data in _events(response.iter_lines()):
+                for number, data in _events(response.lines()):
                     last, lost_at = number, None
                     yield data
         except OperationalError as error:

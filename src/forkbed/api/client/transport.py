@@ -1,61 +1,91 @@
-"""Requests over the Unix socket, and failures as `OperationalError`."""
+"""Requests over the Unix socket, and failures as `OperationalError`.
+
+With the standard library's client: importing a larger one took as long as all else that a command does.
+"""
 
 from __future__ import annotations
 
+import http.client
 import json
+import select
+import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import httpx2
+from urllib.parse import urlencode
 
 from forkbed.api.contract import COMMAND_HEADER, IDEMPOTENCY_HEADER, quote_command
 from forkbed.api.problems import PROBLEM_MEDIA_TYPE, error_of, error_of_status
 from forkbed.base.errors import Kind, OperationalError
 
-BASE_URL = "http://forkbed"
 _CONNECT_S = 10.0
 PATIENCE_S = 60.0
 """How long a server that is being started again is waited for."""
 _ASK_AGAIN_S = 0.2
+_CHUNK_BYTES = 64 * 1024
+_BROKEN = (OSError, http.client.HTTPException)
+
+
+class Stream:
+    """An answer whose body is read as it arrives. A connection that breaks meanwhile is UNREACHABLE."""
+
+    def __init__(
+        self, response: http.client.HTTPResponse, broken: Callable[[Exception], OperationalError]
+    ) -> None:
+        self._response = response
+        self._broken = broken
+        self.status = response.status
+
+    def chunks(self, size_bytes: int = _CHUNK_BYTES) -> Iterator[bytes]:
+        """The body in pieces of at most that size."""
+        while chunk := self._take(lambda: self._response.read1(size_bytes)):
+            yield chunk
+        if self._response.length:  # how much is missing: `read1` passes over an early end
+            raise self._broken(http.client.IncompleteRead(b"", self._response.length))
+
+    def lines(self) -> Iterator[str]:
+        """The body line by line, without the ends of the lines."""
+        while line := self._take(self._response.readline):
+            yield line.decode().rstrip("\r\n")
+
+    def _take(self, read: Callable[[], bytes]) -> bytes:
+        try:
+            return read()
+        except _BROKEN as error:
+            raise self._broken(error) from error
 
 
 class Transport:
-    """One connection pool to one socket. `command` tells the server what the person typed."""
+    """Requests to one socket; thread-safe. `command` tells the server what the person typed."""
 
     def __init__(self, socket: Path, *, command: str = "", start_hint: str = "") -> None:
         self.socket = socket
         self.start_hint = start_hint or "start it: `forkbed serve --detach`, or `systemctl start forkbed`"
         self.headers = {COMMAND_HEADER: quote_command(command)} if command else {}
-        self._http = httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=str(socket), verify=False, trust_env=False),
-            base_url=BASE_URL,
-            headers=self.headers,
-            # A call may wait long for the engine, but a socket that takes no connection is dead.
-            timeout=httpx2.Timeout(None, connect=_CONNECT_S),
-            trust_env=False,
-        )
+        self._idle: list[_Connection] = []
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
 
     def get(self, path: str, **params: object) -> Any:
         """The answer's JSON. `params` that are None are left out."""
-        return self.send("GET", path, params=_given(params)).json()
+        return json.loads(self.send("GET", path, params=params))
 
     def send(
         self,
         method: str,
         path: str,
         *,
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
         content: bytes | Iterator[bytes] | None = None,
-    ) -> httpx2.Response:
-        """One request. Raises what a problem document tells, UNREACHABLE without an answer.
+    ) -> bytes:
+        """One request; the answer's body. Raises what a problem document tells, UNREACHABLE without an answer.
 
         A request that got no answer is sent once more if it can be: reads, and writes with an idempotency key
         whose body is at hand. For a write a server that has gone is waited for: it may have accepted it, and only
@@ -66,51 +96,82 @@ class Transport:
         )
         lost_at: float | None = None
         while True:
+            connection = self._take_idle() if repeatable else _Connection(self.socket)
             try:
-                response = self._http.request(method, path, params=params, headers=headers, content=content)
+                response = self._ask(connection, method, path, params, headers, content)
+                body = response.read()
+                self._idle.append(connection)
                 break
-            except httpx2.TransportError as error:
+            except _BROKEN as error:
+                connection.close()
                 now = time.monotonic()
-                arrived = not isinstance(error, httpx2.ConnectError)
-                if arrived and repeatable and lost_at is None:
+                if connection.is_made and repeatable and lost_at is None:
                     lost_at = now
                     continue
-                if arrived or lost_at is None or method == "GET" or now - lost_at > PATIENCE_S:
-                    raise self.unreachable(error) from error
+                if connection.is_made or lost_at is None or method == "GET" or now - lost_at > PATIENCE_S:
+                    raise self.unreachable(error, was_connected=connection.is_made) from error
                 time.sleep(_ASK_AGAIN_S)
-        check(response)
-        return response
+        _check(response, body)
+        return body
 
     @contextmanager
     def stream(
         self,
         path: str,
         *,
-        params: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
         silence_s: float | None = None,
-    ) -> Iterator[httpx2.Response]:
+    ) -> Iterator[Stream]:
         """A GET whose body is read piece by piece; UNREACHABLE after `silence_s` without any."""
-        timeout = httpx2.Timeout(None, connect=_CONNECT_S, read=silence_s)
+        connection = _Connection(self.socket, silence_s)
         try:
-            with self._http.stream("GET", path, params=params, headers=headers, timeout=timeout) as response:
-                if response.is_error:
-                    response.read()
-                check(response)
-                yield response
-        except httpx2.TransportError as error:
-            raise self.unreachable(error) from error
+            try:
+                response = self._ask(connection, "GET", path, params, headers, None)
+                if response.status >= http.client.BAD_REQUEST:
+                    _check(response, response.read())
+            except _BROKEN as error:
+                raise self.unreachable(error, was_connected=connection.is_made) from error
+            yield Stream(response, partial(self.unreachable, was_connected=True))
+        finally:
+            connection.close()
 
-    def unreachable(self, error: Exception) -> OperationalError:
+    def _take_idle(self) -> _Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            connection.close()
+        return _Connection(self.socket)
+
+    def _ask(
+        self,
+        connection: _Connection,
+        method: str,
+        path: str,
+        params: Mapping[str, object] | None,
+        headers: Mapping[str, str] | None,
+        content: bytes | Iterator[bytes] | None,
+    ) -> http.client.HTTPResponse:
+        given = {name: _word(value) for name, value in (params or {}).items() if value is not None}
+        target = f"{path}?{urlencode(given)}" if given else path
+        if not connection.is_made:
+            connection.connect()
+        # A server that refuses a long body may answer and close before it has read it all.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, target, content, self.headers | dict(headers or {}))
+        return connection.getresponse()
+
+    def unreachable(self, error: Exception, *, was_connected: bool = False) -> OperationalError:
         """What it means that no answer came."""
-        if isinstance(_root(error), PermissionError):
+        if isinstance(error, PermissionError):
             return OperationalError(
                 Kind.UNREACHABLE,
                 str(self.socket),
                 "this account may not use this Forkbed",
                 "run it as root, or have the account added to the group `forkbed` and log in again",
             )
-        if isinstance(error, (httpx2.ConnectError, OSError)):
+        if isinstance(error, OSError) and not was_connected:
             return OperationalError(
                 Kind.UNREACHABLE,
                 "forkbed serve",
@@ -125,24 +186,44 @@ class Transport:
         )
 
 
-def check(response: httpx2.Response) -> None:
-    """Raise what an answer with an error status tells. Its body must have been read."""
-    if not response.is_error:
+class _Connection(http.client.HTTPConnection):
+    """One connection to the socket. A call may wait long for the engine, but not for a socket to take it."""
+
+    def __init__(self, path: Path, silence_s: float | None = None) -> None:
+        super().__init__("forkbed")
+        self._path = path
+        self._silence_s = silence_s
+        self.is_made = False
+        """Whether the server ever took it."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the server, as far as is known, takes another request on it; one that closed it has said so."""
+        return self.sock is not None and not select.select([self.sock], [], [], 0)[0]
+
+    def connect(self) -> None:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            made.settimeout(_CONNECT_S)
+            made.connect(str(self._path))
+        except OSError:
+            made.close()
+            raise
+        made.settimeout(self._silence_s)
+        self.sock = made
+        self.is_made = True
+
+
+def _check(response: http.client.HTTPResponse, body: bytes) -> None:
+    """Raise what an answer with an error status tells."""
+    if response.status < http.client.BAD_REQUEST:
         return
-    if response.headers.get("content-type", "").startswith(PROBLEM_MEDIA_TYPE):
-        raise error_of(json.loads(response.content))
+    if response.headers.get_content_type() == PROBLEM_MEDIA_TYPE:
+        raise error_of(json.loads(body))
     raise error_of_status(
-        response.status_code,
-        "forkbed serve",
-        f"answered {response.status_code} {response.reason_phrase} without saying why",
+        response.status, "forkbed serve", f"answered {response.status} {response.reason} without saying why"
     )
 
 
-def _given(params: Mapping[str, object]) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if value is not None}
-
-
-def _root(error: BaseException) -> BaseException:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,27 +1,27 @@
-"""The client's part for upgrades."""
+"""The client's part for upgrades.
+
+Its types are imported by the methods that need them: they are many, and most commands are about something else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from forkbed.api.client.calls import Calls, segment
 from forkbed.api.codec import decode
-from forkbed.api.upgrades import (
-    MaintenanceBody,
-    RevertBody,
-    diff_body,
-    rehearse_body,
-)
 from forkbed.core.operations.records import Operation
-from forkbed.core.rehearsals.bundle import StepsBundle
-from forkbed.core.rehearsals.records import Rehearsal
-from forkbed.engine.promoting import (
-    DiffOptions,
-    GenerationView,
-    PromoteOptions,
-    PromotionPlan,
-    RehearseOptions,
-)
+
+if TYPE_CHECKING:
+    from forkbed.core.rehearsals.bundle import StepsBundle
+    from forkbed.core.rehearsals.records import Rehearsal
+    from forkbed.engine.promoting import (
+        DiffOptions,
+        GenerationView,
+        PromoteOptions,
+        PromotionPlan,
+        RehearseOptions,
+    )
 
 
 class UpgradeCalls(Calls):
@@ -31,7 +31,7 @@ class UpgradeCalls(Calls):
         self,
         system: str,
         steps: StepsBundle,
-        options: RehearseOptions = RehearseOptions(),  # noqa: B008
+        options: RehearseOptions | None = None,
         *,
         if_match: int | None = None,
         idempotency_key: str | None = None,
@@ -40,43 +40,53 @@ class UpgradeCalls(Calls):
 
         Raises INVALID with every error of the steps in `details`.
         """
-        path, body = f"{_system(system)}/rehearsals", rehearse_body(steps, options)
+        from forkbed.api.upgrades import rehearse_body
+        from forkbed.engine.promoting import RehearseOptions
+
+        path, body = f"{_system(system)}/rehearsals", rehearse_body(steps, options or RehearseOptions())
         return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
 
     def rehearsals(self, system: str) -> Sequence[Rehearsal]:
         """The oldest first."""
+        from forkbed.core.rehearsals.records import Rehearsal
+
         return self._list(Rehearsal, f"{_system(system)}/rehearsals")
 
     def diff(
         self,
         left: str,
         right: str,
-        options: DiffOptions = DiffOptions(),  # noqa: B008
+        options: DiffOptions | None = None,
         *,
         idempotency_key: str | None = None,
     ) -> Operation:
         """Compare two related systems. The operation's result is a `SystemDifference`."""
-        return self._start("/diffs", diff_body(left, right, options), idempotency_key=idempotency_key)
+        from forkbed.api.upgrades import diff_body
+        from forkbed.engine.promoting import DiffOptions
 
-    def promotion_plan(
-        self,
-        rehearsal: str,
-        options: PromoteOptions = PromoteOptions(),  # noqa: B008
-    ) -> PromotionPlan:
+        body = diff_body(left, right, options or DiffOptions())
+        return self._start("/diffs", body, idempotency_key=idempotency_key)
+
+    def promotion_plan(self, rehearsal: str, options: PromoteOptions | None = None) -> PromotionPlan:
         """What `promote` would do, and why it would be refused."""
-        return decode(PromotionPlan, self._write("POST", f"{_rehearsal(rehearsal)}/plan", options))
+        from forkbed.engine.promoting import PromoteOptions, PromotionPlan
+
+        path = f"{_rehearsal(rehearsal)}/plan"
+        return decode(PromotionPlan, self._write("POST", path, options or PromoteOptions()))
 
     def promote(
         self,
         rehearsal: str,
-        options: PromoteOptions = PromoteOptions(),  # noqa: B008
+        options: PromoteOptions | None = None,
         *,
         if_match: int | None = None,
         idempotency_key: str | None = None,
     ) -> Operation:
         """Let what was rehearsed take over. The operation's result is a `PromoteResult`."""
-        path = f"{_rehearsal(rehearsal)}/promote"
-        return self._start(path, options, if_match=if_match, idempotency_key=idempotency_key)
+        from forkbed.engine.promoting import PromoteOptions
+
+        path, body = f"{_rehearsal(rehearsal)}/promote", options or PromoteOptions()
+        return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
 
     def revert(
         self,
@@ -87,17 +97,23 @@ class UpgradeCalls(Calls):
         idempotency_key: str | None = None,
     ) -> Operation:
         """Go back to the kept generation. UNSAFE, with what would be lost, if the present one has written since."""
+        from forkbed.api.upgrades import RevertBody
+
         path, body = f"{_system(system)}/revert", RevertBody(accept_loss)
         return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
 
     def generations(self, system: str) -> Sequence[GenerationView]:
         """The live one first, then the newest."""
+        from forkbed.engine.promoting import GenerationView
+
         return self._list(GenerationView, f"{_system(system)}/generations")
 
     def maintenance(
         self, system: str, *, on: bool, if_match: int | None = None, idempotency_key: str | None = None
     ) -> Operation:
         """Keep a system's users off, or let them back."""
+        from forkbed.api.upgrades import MaintenanceBody
+
         path, body = f"{_system(system)}/maintenance", MaintenanceBody(on)
         return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
 

@@ -16,7 +16,7 @@ from forkbed.core.diffs.records import (
     SideCounts,
     TextDifference,
 )
-from forkbed.core.systems.changes import ChangeView
+from forkbed.core.systems.change_view import ChangeView
 
 
 @dataclass(frozen=True, slots=True)

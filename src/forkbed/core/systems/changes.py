@@ -14,10 +14,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import zip_longest
 
 from forkbed.base.units import format_size
+from forkbed.core.systems.change_view import (
+    DESTROY,
+    LIVE,
+    RESTART,
+    ChangeKind,
+    ChangeView,
+    FieldChange,
+)
 from forkbed.core.systems.spec import (
     FileSpec,
     MachineSpec,
@@ -36,37 +43,7 @@ from forkbed.core.systems.spec import (
     UserSpec,
 )
 
-LIVE, RESTART, DESTROY = "", "restart", "destroy"
 _RANK = {LIVE: 0, RESTART: 1, DESTROY: 2}
-
-
-class ChangeKind(StrEnum):
-    """What `up` would do with a machine or network."""
-
-    CREATE = "create"
-    CHANGE = "change"
-    REMOVE = "remove"
-    KEEP = "keep"
-
-
-@dataclass(frozen=True, slots=True)
-class FieldChange:
-    """One declared value that differs. `old` is "" for something new, `new` "" for something removed."""
-
-    field: str  # "memory", "volumes.data.size"
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeView:
-    """What `up` would do to one machine or network. `needs` is "", "restart" or "destroy"."""
-
-    kind: ChangeKind
-    subject: str  # "machine boss", "network control"
-    fields: tuple[FieldChange, ...] = ()
-    needs: str = ""
-    loses: tuple[str, ...] = ()  # what data would be gone: "boss/data (2 GiB)"
 
 
 def diff_systems(old: ResolvedSystem | None, new: ResolvedSystem) -> tuple[ChangeView, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from forkbed.core.operations.records import Operation, OperationKind, OperationStatus
 from forkbed.core.systems import digests
-from forkbed.core.systems.changes import LIVE, RESTART, ChangeView
+from forkbed.core.systems.change_view import LIVE, RESTART, ChangeView
 from forkbed.core.systems.goal import Wanted
 from forkbed.core.systems.planner import ALIVE
 from forkbed.core.systems.spec import ResolvedMachine, ResolvedSystem
