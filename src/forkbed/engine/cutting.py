@@ -30,14 +30,14 @@ from forkbed.ports.store import Store, SystemRecord
 class CutTerms:
     """How to cut: whether to `hold` the machines afterwards, and for how long at most.
 
-    Memory that is not `lasting` is lost with the host's boot. `when_over` is called as soon as the instant is over,
-    before it is recorded.
+    Memory that is not `lasting` is lost with the host's boot. `before_freeze` may wait for what would take processors
+    from the freeze.
     """
 
     hold: bool = False
     hold_limit_s: float = 0.0
     lasting: bool = True
-    when_over: Callable[[], None] = lambda: None
+    before_freeze: Callable[[], None] = lambda: None
 
 
 def seen_machines(host: Host, system: ResolvedSystem) -> Mapping[MachineId, HypervisorMachine]:
@@ -105,18 +105,18 @@ def cut_system(
         cut = None
         if orders:
             cut = host.cuts.cut(
-                snapshot.id, orders, hold=terms.hold, quiesce=quiesce, hold_limit_s=terms.hold_limit_s
+                snapshot.id,
+                orders,
+                hold=terms.hold,
+                quiesce=quiesce,
+                hold_limit_s=terms.hold_limit_s,
+                before_freeze=terms.before_freeze,
             )
     except OperationalError:
         take_back(host, store, snapshot)
         raise
     try:
-        terms.when_over()
         settle_volumes(host, system, snapshot.id)
-        effects = Effects(host, store, system)
-        for machine in system.machines:
-            if machine.id in seen:
-                effects.define(machine)
         outcomes = {outcome.machine_id: outcome for outcome in cut.outcomes} if cut is not None else {}
         machines = tuple(
             _machine_cut(machine.id, machine.name, seen.get(machine.id), outcomes.get(machine.id))
@@ -134,8 +134,17 @@ def cut_system(
 def complete_snapshot(
     host: Host, store: Store, snapshot: Snapshot, cut: Cut | None, progress: Progress
 ) -> Snapshot:
-    """Wait until its memory is kept, and say that it is complete."""
+    """Wait until its memory is kept, and say that it is complete.
+
+    Only now the machines' definitions name the layers that they write to: each costs libvirt some time, and whoever
+    starts a machine defines it before.
+    """
     sizes = cut.await_memory(progress) if cut is not None else {}
+    effects = Effects(host, store, snapshot.resolved)
+    defined = seen_machines(host, snapshot.resolved)
+    for machine in snapshot.resolved.machines:
+        if machine.id in defined:
+            effects.define(machine)
     machines = tuple(
         replace(machine, memory_bytes=sizes.get(machine.machine_id, 0)) for machine in snapshot.machines
     )

@@ -6,12 +6,14 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, replace
+from itertools import zip_longest
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import SnapshotId, SystemId
 from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.branch import branch_goal
 from forkbed.core.systems.goal import Goal
+from forkbed.core.systems.view import SystemView
 from forkbed.engine.cutting import CutTerms, complete_snapshot, cut_system, machine_summary, take_back
 from forkbed.engine.life import Life
 from forkbed.engine.planloop import PlanLoop
@@ -55,10 +57,21 @@ class Forking:
                 "ask for it again",
             )
 
-    def bring_up(self, forks: Sequence[SystemId], snapshot: Snapshot, *, cold: bool, up: bool) -> None:
-        """All forks side by side; raises what the first of them failed of, when all have ended."""
+    def bring_up(
+        self,
+        forks: Sequence[SystemId],
+        snapshot: Snapshot,
+        *,
+        cold: bool,
+        up: bool,
+        networks: Sequence[Future[SystemView | None]] = (),
+    ) -> None:
+        """All forks side by side; raises what the first of them failed of, when all have ended.
+
+        `networks`: what `begin_networks` gave for them, if their networks were made beforehand.
+        """
         loops: list[Future[SystemRecord | None]] = []
-        for fork_id in forks:
+        for fork_id, made in zip_longest(forks, networks):
             record = self.record(fork_id)
             origin = record.resolved.origin
             assert origin is not None
@@ -68,7 +81,8 @@ class Forking:
             self._store.save_system(
                 replace(record, resolved=resolved, wanted=branch.wanted, up=branch.networks, changed_at=now)
             )
-            loop = PlanLoop(self._life, fork_id, branch, label=_label(record, forks))
+            known = made.result() if made is not None and made.exception() is None else None
+            loop = PlanLoop(self._life, fork_id, branch, label=_label(record, forks), known=known)
             loops.append(self._around.waiters.submit(loop.run))
         failures = [error for error in (loop.exception() for loop in loops) if error is not None]
         if failures:
@@ -79,33 +93,37 @@ class Forking:
 
         Its memory lasts no longer than the host's boot: it is for these forks alone.
         """
-        networks: list[Future[SystemRecord | None]] = []
+        networks = self.begin_networks(forks) if up else []
 
-        def begin_networks() -> None:  # not earlier: they would take processors from the freeze
-            if up:
-                networks.extend(self.begin_networks(forks))
-
-        try:
-            snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, when_over=begin_networks))
-        finally:
+        def await_networks() -> None:
             # What one of them fails of, the loop that brings the fork up meets again; the one that removes it must
             # not meet one that still makes something.
             wait(networks)
+
+        try:
+            snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, before_freeze=await_networks))
+        finally:
+            await_networks()
         keeping = self._around.waiters.submit(self.complete, snapshot, cut)
         try:
-            self.bring_up(forks, snapshot, cold=cold, up=up)
+            self.bring_up(forks, snapshot, cold=cold, up=up, networks=networks)
         finally:
             snapshot = keeping.result()
         return snapshot
 
-    def begin_networks(self, forks: Sequence[SystemId]) -> list[Future[SystemRecord | None]]:
-        """Make the networks of forks that have nothing else yet, in the background."""
-        loops = []
-        for fork_id in forks:
-            label = _label(self.record(fork_id), forks)
-            loop = PlanLoop(self._life, fork_id, Goal({}, networks=True), label=label)
-            loops.append(self._around.waiters.submit(loop.run))
-        return loops
+    def begin_networks(self, forks: Sequence[SystemId]) -> list[Future[SystemView | None]]:
+        """Make the networks of forks that have nothing else yet, in the background; then what there is of each."""
+        labels = [_label(self.record(fork_id), forks) for fork_id in forks]
+        return [
+            self._around.waiters.submit(self._make_networks, fork_id, label)
+            for fork_id, label in zip(forks, labels, strict=True)
+        ]
+
+    def _make_networks(self, fork_id: SystemId, label: str) -> SystemView | None:
+        goal = Goal({}, networks=True)
+        loop = PlanLoop(self._life, fork_id, goal, label=label, known=SystemView())
+        loop.run()
+        return loop.seen
 
     def undo(self, forks: Sequence[SystemId], own_cut: SnapshotId | None) -> None:
         """Nothing stays of forks that did not come to be, nor of the cut that was made for them."""

@@ -16,6 +16,7 @@ from forkbed.core.operations.records import JournalEntry, StepStatus
 from forkbed.core.systems.goal import Goal
 from forkbed.core.systems.planner import PlannedStep, SystemPlan, plan_checks, plan_system
 from forkbed.core.systems.steps import Effect, step_machine, step_subject, step_verb
+from forkbed.core.systems.view import SystemView
 from forkbed.engine.awakening import awaken
 from forkbed.engine.effects import BootEnded, Effects
 from forkbed.engine.life import Life
@@ -54,15 +55,28 @@ class PlanLoop:
     """Brings a system to a goal once. `label` goes before its steps' names in an operation on several systems."""
 
     def __init__(
-        self, life: Life, system_id: SystemId, goal: Goal, *, label: str = "", checks: bool = False
+        self,
+        life: Life,
+        system_id: SystemId,
+        goal: Goal,
+        *,
+        label: str = "",
+        checks: bool = False,
+        known: SystemView | None = None,
     ) -> None:
-        """With `checks`, the machines' checks are asked at the end."""
+        """With `checks`, the machines' checks are asked at the end.
+
+        What is `known` to be there serves for the first plan instead of a look.
+        """
         self._life = life
         self._around = life.around
         self._system_id = system_id
         self._goal = goal
         self._label = label
         self._checks = checks
+        self._known = known
+        self.seen: SystemView | None = None
+        """What there is of the system, as the last plan took it."""
         self._run = _Run()
 
     def run(self) -> SystemRecord | None:
@@ -109,13 +123,16 @@ class PlanLoop:
 
     def _plan(self, record: SystemRecord) -> SystemPlan | None:
         """The plan from what is seen now; None if the host does not answer and we may still hope."""
-        try:
-            view = observe(self._around.host, self._around.store, record.id)
-        except OperationalError as error:
-            self._bear("", error)
-            return None
-        self._run.unreachable_since.pop("", None)
-        return plan_system(record.resolved, self._goal, view)
+        seen, self._known = self._known, None
+        if seen is None:
+            try:
+                seen = observe(self._around.host, self._around.store, record.id)
+            except OperationalError as error:
+                self._bear("", error)
+                return None
+            self._run.unreachable_since.pop("", None)
+        self.seen = seen
+        return plan_system(record.resolved, self._goal, seen)
 
     def _bear(self, key: str, error: OperationalError) -> None:
         """Put up with a host that does not answer to a step (or a look, for ""), for a while."""

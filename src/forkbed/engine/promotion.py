@@ -99,9 +99,10 @@ class Promotion:
 
     def _replay_on_cut(self, live: SystemRecord, snapshot: Snapshot, rehearsal: Rehearsal) -> None:
         limit_s = self._goal.max_freeze_s
-        if self._goal.up:  # what can be made while the original still runs
-            for made in self._forking.begin_networks([self._goal.attempt]):
-                made.result()
+        # what can be made while the original still runs
+        networks = self._forking.begin_networks([self._goal.attempt]) if self._goal.up else []
+        for made in networks:
+            made.result()
         with self._life.step("cut", live.name) as progress:
             progress.tell("the original stands still from here on")
             terms = CutTerms(hold=True, lasting=False, hold_limit_s=limit_s or _LONGEST_HOLD_S)
@@ -115,7 +116,8 @@ class Promotion:
             )
         keeping = self._around.waiters.submit(self._forking.complete, snapshot, cut)
         try:
-            self._forking.bring_up([self._goal.attempt], snapshot, cold=False, up=self._goal.up)
+            attempts, up = [self._goal.attempt], self._goal.up
+            self._forking.bring_up(attempts, snapshot, cold=False, up=up, networks=networks)
             snapshot = keeping.result()
             attempt = self._forking.record(self._goal.attempt)
             ends_at = snapshot.cut_at + limit_s if limit_s is not None else None

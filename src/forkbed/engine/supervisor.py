@@ -6,6 +6,7 @@ What is put right is an operation like any other (kind `reconcile`), so people s
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 10.0
 _SETTLE_S = 0.3  # events come in bursts: a stop is followed by a start
+_LONGEST_SETTLE_S = 2.0
 
 
 @dataclass(slots=True)
@@ -110,18 +112,28 @@ class Supervisor:
     def _watch(self) -> None:
         while not self._stopping:
             self._wake.wait(LOOK_EVERY_S)
-            if self._wake.is_set():
-                threading.Event().wait(_SETTLE_S)
-            self._wake.clear()
-            if self._stopping:
-                return
             try:
+                if self._wake.is_set():
+                    self._settle()
+                self._wake.clear()
+                if self._stopping:
+                    return
                 self._dispatch()  # what an earlier failure to look left waiting
                 self.look()
             except OperationalError as error:
                 log.warning("supervision-postponed", error=str(error))
             except Exception as error:
                 log.error("supervision-failed", exc_info=error)
+
+    def _settle(self) -> None:
+        """Let a burst of events pass, and for a while the operation that may cause it: it needs the processors."""
+        nothing = threading.Event()
+        deadline = time.monotonic() + _LONGEST_SETTLE_S
+        nothing.wait(_SETTLE_S)
+        while not self._stopping and time.monotonic() < deadline:
+            if not self._around.store.operations(active_only=True, limit=1):
+                return
+            nothing.wait(_SETTLE_S)
 
     def look(self) -> int:
         """Compare once; returns how many operations were begun to put something right."""

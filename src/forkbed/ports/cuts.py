@@ -7,7 +7,7 @@ again within 10 s, see `recover`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,12 +100,13 @@ class MachineCuts(Protocol):
         hold: bool,
         quiesce: bool,
         hold_limit_s: float = 0.0,
+        before_freeze: Callable[[], None] = lambda: None,
     ) -> Cut:
         """Freeze all, put the disks on their overlays, keep memory where ordered, let go unless `hold`.
 
-        Returns when all have resumed, or are held. Memory's space is allocated
-        before the pause: CONFLICT without one if it does not fit. With `quiesce`, file systems are frozen through
-        the agents first, for a limited time. A machine that was paused stays paused. With `hold`, or where
+        Returns when all have resumed, or are held. Memory's space is allocated before the pause: CONFLICT without one
+        if it does not fit. `before_freeze` is called when all is prepared. With `quiesce`, file systems are frozen
+        through the agents first, for a limited time. A machine that was paused stays paused. With `hold`, or where
         the host refuses background snapshots, memory is written while the machine stands still. Machines that were
         held for `hold_limit_s` and a while longer are let go on by the guard.
         On any failure all machines that ran run again; which disks moved on, `disks_in_use` tells.

@@ -70,3 +70,11 @@ def test_notes_of_an_earlier_boot_mean_nothing(pauses: Pauses, tmp_path: Path) -
     write_json_durably(tmp_path / "pauses" / "old.frozen", asdict(note))
     assert len(pauses.all()) == 1
     assert not (tmp_path / "pauses" / "old.frozen").exists()
+
+
+def test_half_a_note_that_a_crash_of_the_host_left_is_none(pauses: Pauses, tmp_path: Path) -> None:
+    pauses.write("snapshot s1", [MACHINE], 5.0).remove()
+    torn = tmp_path / "pauses" / f"0123456789abcdef.{Phase.FROZEN}"
+    torn.touch()
+    assert pauses.all() == []
+    assert not torn.exists()

@@ -40,7 +40,6 @@ ALIVE = frozenset({Power.RUNNING, Power.PAUSED})
 _PRESENT = frozenset({Wanted.RUNNING, Wanted.PAUSED})
 _DECISIVE = (
     StartMachine,
-    RestoreMachine,
     AwakenMachine,
     AwaitReady,
     StopMachine,
@@ -80,7 +79,8 @@ class SystemPlan:
         """What is left of the plan when that step has been done; None if only a look at the host can tell.
 
         How a machine is now decides what follows for it and for those that wait for it. What merely prepares
-        decides nothing, so the plan holds; a look at its end finds what did not come about after all.
+        decides nothing, nor does a restore, after which it stands still as the plan expects; so the plan holds. A
+        look at its end finds what did not come about after all.
         """
         left = tuple(planned for planned in self.steps if planned.key != step_key(step))
         return None if isinstance(step, _DECISIVE) or not left else SystemPlan(left)
@@ -195,7 +195,10 @@ class _Planner:
         if wanted is Wanted.STOPPED:
             return
         if seen.power not in ALIVE or self._must_stop(machine, wanted):
-            yield self._restores.get(machine.id) or StartMachine(machine)
+            restore = self._restores.get(machine.id)
+            yield restore or StartMachine(machine)
+            if restore is not None and wanted is Wanted.RUNNING:
+                yield AwakenMachine(machine)
             return
         if wanted is Wanted.PAUSED:
             if seen.power is Power.RUNNING:

@@ -81,6 +81,7 @@ class LibvirtCuts:
         hold: bool,
         quiesce: bool,
         hold_limit_s: float = 0.0,
+        before_freeze: Callable[[], None] = lambda: None,
     ) -> Cut:
         """Cut the machines at one instant. See `ports.cuts`."""
         if not orders:
@@ -107,7 +108,7 @@ class LibvirtCuts:
             quiesce=quiesce,
             hold_limit_s=hold_limit_s,
         )
-        made.make()
+        made.make(before_freeze)
         for outcome in made.outcomes:
             _log.info(
                 "cut.made",

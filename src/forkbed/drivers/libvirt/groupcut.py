@@ -70,13 +70,14 @@ class GroupCut:
     def outcomes(self) -> Sequence[CutOutcome]:
         return [machine.outcome() for machine in self._machines]
 
-    def make(self) -> None:
+    def make(self, before_freeze: Callable[[], None]) -> None:
         """Prepare, freeze, cut, let go. Raises the first error, after undoing what was done."""
         try:
             self._each(lambda m: m.look(), _STAGE_LIMIT_S)
             self._await_others()
             self._note(self._limit_s(writing=self._hold))
             self._prepare()
+            before_freeze()
             self._freeze()
         except BaseException as error:
             if self._undo(str(error)) and isinstance(error, OperationalError):

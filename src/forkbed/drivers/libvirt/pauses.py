@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from forkbed.drivers import liveness
-from forkbed.drivers.durable import read_files, sweep_temporaries, sync_directory, write_json_durably
+from forkbed.drivers.durable import read_files, sweep_temporaries, write_for_this_boot
 from forkbed.drivers.liveness import ProcessId
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -92,7 +92,6 @@ class Pause:
             os.rename(self._path(self.phase), self._path(phase))
         except FileNotFoundError:
             return False
-        sync_directory(self._directory)
         self.phase = phase
         return True
 
@@ -109,7 +108,8 @@ class Pause:
 
 
 class Pauses:
-    """The notes below one directory. They need not survive the host, whose machines do not either."""
+    """The notes below one directory. They need not survive the host, whose machines do not either: no disk is waited
+    for, least of all while machines stand still."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -121,7 +121,7 @@ class Pauses:
         assert owner is not None, "we are alive"
         note = Note(purpose, tuple(machines), limit_s, str(owner), host_boot())
         pause = Pause(self._directory, secrets.token_hex(8), note, Phase.STANDBY)
-        write_json_durably(self._directory / f"{pause.name}.{Phase.STANDBY}", asdict(note))
+        write_for_this_boot(self._directory / f"{pause.name}.{Phase.STANDBY}", asdict(note))
         return pause
 
     def concern(self, uuids: Collection[str]) -> bool:
@@ -138,8 +138,13 @@ class Pauses:
         found = []
         for phase in Phase:
             for path, data in read_files(self._directory, f"*.{phase}"):
-                pause = Pause(self._directory, path.stem, Note.parse(data), phase)
-                if pause.note.is_of_this_boot:
+                try:
+                    note = Note.parse(data)
+                except ValueError:  # a crash of the host left half of it
+                    path.unlink(missing_ok=True)
+                    continue
+                pause = Pause(self._directory, path.stem, note, phase)
+                if note.is_of_this_boot:
                     found.append(pause)
                 else:
                     pause.remove()

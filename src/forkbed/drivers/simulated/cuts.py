@@ -6,7 +6,7 @@ each. At every one a fault may wait, or the controller die; after its death mach
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from forkbed.base.errors import Kind, OperationalError
@@ -93,9 +93,11 @@ class SimulatedCuts:
         hold: bool,
         quiesce: bool,
         hold_limit_s: float = 0.0,
+        before_freeze: Callable[[], None] = lambda: None,
     ) -> SimulatedCut:
         """Freeze, move the disks on, keep memory, let go."""
         self._world.call("cuts.cut", snapshot_id)
+        before_freeze()
         with self._world.lock:
             self._world.settle()
             machines = [self._find(order.machine_id) for order in orders]
