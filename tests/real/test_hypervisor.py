@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from forkbed import lab as labs
@@ -23,7 +24,9 @@ from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor
 from forkbed.ports.hypervisor import HypervisorMachine, MachineEvent, MachineEventKind
 from tests.real.bench_host import BRIDGE, SYSTEM_NAME, BenchHost
 from tests.unit.drivers import samples
+from tests.unit.drivers.test_domain_xml import GOLDEN
 
+VALIDATE = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
 BOSS = samples.machine("boss", number=1)
 
 
@@ -85,6 +88,18 @@ def test_definition(boss: BenchHost) -> None:
     described = boss.hypervisor.description()
     assert described["acceleration"] == "tcg"
     assert described["machine_type"].startswith("pc-q35-")
+
+
+@pytest.mark.parametrize("name", ["micro-tcg", "large-kvm"])
+def test_libvirt_knows_all_that_we_write(boss: BenchHost, name: str) -> None:
+    text = (GOLDEN / f"{name}.xml").read_text().replace('type="kvm"', 'type="qemu"')
+    connection = libvirt.open(boss.hypervisor.uri)
+    try:
+        with pytest.raises(libvirt.libvirtError, match="XML document failed to validate"):
+            connection.defineXMLFlags(text.replace("<devices>", "<unheard-of /><devices>"), VALIDATE)
+        connection.defineXMLFlags(text, VALIDATE).undefine()
+    finally:
+        connection.close()
 
 
 def test_a_machine_type_stays_with_its_machine(boss: BenchHost) -> None:

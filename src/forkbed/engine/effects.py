@@ -158,8 +158,7 @@ class Effects:
         )
 
     def _seen(self, machine_id: MachineId) -> HypervisorMachine | None:
-        machines = self._host.hypervisor.machines()
-        return next((seen for seen in machines if seen.machine_id == machine_id), None)
+        return self._host.hypervisor.machine(machine_id)
 
     def _remove_volume(self, volume_id: VolumeId) -> Effect:
         """Destroy a volume, but look again first: nobody may be running on it."""

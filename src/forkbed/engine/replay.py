@@ -240,8 +240,8 @@ class Replay:
         )
 
     def _boot(self, machine: ResolvedMachine) -> str:
-        seen = [m for m in self._host.hypervisor.machines() if m.machine_id == machine.id]
-        return seen[0].boot_id if seen else ""
+        seen = self._host.hypervisor.machine(machine.id)
+        return seen.boot_id if seen is not None else ""
 
     def _address(self, machine: ResolvedMachine) -> GuestAddress:
         system = self._record.resolved

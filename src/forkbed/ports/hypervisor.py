@@ -97,6 +97,9 @@ class Hypervisor(Protocol):
     def machines(self) -> Sequence[HypervisorMachine]:
         """All machines of this installation, running or only defined."""
 
+    def machine(self, machine_id: MachineId) -> HypervisorMachine | None:
+        """One of `machines`; None if it is not defined."""
+
     def define(self, definition: MachineDefinition) -> Effect:
         """Write the persistent definition; a running machine keeps its own until it is started again."""
 

@@ -9,21 +9,31 @@ from xml.etree import ElementTree
 import pytest
 
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.drivers.libvirt.domain_xml import Boot, domain_xml, read_boot, read_identity
+from forkbed.drivers.libvirt.domain_xml import (
+    Boot,
+    HostShape,
+    boot_element,
+    domain_xml,
+    read_boot,
+    read_identity,
+)
 from forkbed.drivers.libvirt.freezing import active_files, snapshot_xml, stream_limit_bytes
 from forkbed.drivers.libvirt.refusals import refusal
 from forkbed.drivers.libvirt.saveimage import disk_files, disk_serial, image_head, restored_domain
 from forkbed.ports.cuts import CutOrder, DiskCut
 from forkbed.ports.hypervisor import MachineDefinition, NicAttachment
 from tests.unit.drivers import samples
-from tests.unit.drivers.test_domain_xml import EMULATED
+from tests.unit.drivers.test_domain_xml import ACCELERATED, EMULATED
 
-BOOT = Boot("t0ken")
+BOOT = Boot("t0ken", kernel="of-the-original")
 
 
-def at_cut() -> str:
+def at_cut(host: HostShape = EMULATED) -> str:
     """The sample machine as libvirt shows it while it runs."""
-    domain = ElementTree.fromstring(domain_xml(samples.definition(), EMULATED))
+    domain = ElementTree.fromstring(domain_xml(samples.definition(), host))
+    metadata = domain.find("metadata")
+    assert metadata is not None
+    metadata.append(boot_element(Boot("0ld", resets=2, kernel=BOOT.kernel)))
     ElementTree.SubElement(domain, "seclabel", type="dynamic", model="dac")
     ElementTree.SubElement(domain, "vcpupin", vcpu="0")
     serial = domain.find("devices/serial")
@@ -53,7 +63,7 @@ def fork() -> MachineDefinition:
 
 def restored() -> ElementTree.Element:
     host = replace(EMULATED, console_log="/state/console/copy.log", machine_type="pc-q35-9.9")
-    text = restored_domain(at_cut(), domain_xml(fork(), host), BOOT, "machine copy/boss")
+    text = restored_domain(at_cut(), domain_xml(fork(), host), BOOT.token, "machine copy/boss")
     return ElementTree.fromstring(text)
 
 
@@ -113,13 +123,23 @@ def test_the_guest_sees_what_it_saw() -> None:
         assert found == [ElementTree.tostring(element) for element in original.iterfind(path)] != [], path
 
 
+def test_libvirt_asks_little_about_an_emulated_processor_only() -> None:
+    asked = "{http://libvirt.org/schemas/domain/qemu/1.0}capabilities"
+    emulated = restored_domain(at_cut(), domain_xml(fork(), EMULATED), BOOT.token, "machine copy/boss")
+    again = restored_domain(emulated, domain_xml(fork(), EMULATED), BOOT.token, "machine copy/boss")
+    assert [len(ElementTree.fromstring(text).findall(asked)) for text in (emulated, again)] == [1, 1]
+    cut = at_cut(ACCELERATED)
+    accelerated = restored_domain(cut, domain_xml(fork(), ACCELERATED), BOOT.token, "machine copy/boss")
+    assert ElementTree.fromstring(accelerated).find(asked) is None
+
+
 def test_a_memory_fits_its_own_kind_of_machine_only() -> None:
     for other in (
         replace(fork(), disks=fork().disks[:-1]),
         replace(fork(), nics=tuple(replace(nic, mac="52:54:00:00:00:99") for nic in fork().nics)),
     ):
         with pytest.raises(OperationalError) as failure:
-            restored_domain(at_cut(), domain_xml(other, EMULATED), BOOT, "machine copy/boss")
+            restored_domain(at_cut(), domain_xml(other, EMULATED), BOOT.token, "machine copy/boss")
         assert failure.value.kind is Kind.CONFLICT
 
 

@@ -2,9 +2,9 @@
 
 A boot's identity is kept in the live domain's metadata: a token drawn when the domain is first seen running (a
 stop discards live metadata, so each start gets a new one), and the number of resets since, counted at libvirt's
-reboot events. A reset while nobody listened is found by the guest kernel's own boot id, which the agent tells each
-time it connects and each time we connect to libvirtd; it is not found for a guest without an agent, or when it
-fell between the start and the first answer of the agent.
+reboot events. A reset while nobody listened is found by the guest kernel's own boot id, which the agent tells when
+it first connects in a boot and each time we connect to libvirtd; it is not found for a guest without an agent, or
+when it fell between the start and the first answer of the agent.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ class Boots:
     def count_reset(self, domain: Any) -> Boot:
         """The guest was reset: a new boot, whose kernel is not known yet."""
         return self._change(domain, lambda boot: replace(boot, resets=boot.resets + 1, kernel=""))[1]
+
+    def learn_kernel(self, domain: Any) -> None:
+        """Ask the guest which boot it is in, unless that is known."""
+        boot = read_boot(ElementTree.fromstring(domain.XMLDesc(0)))
+        if boot is None or not boot.kernel:
+            self.compare_kernel(domain)
 
     def compare_kernel(self, domain: Any) -> bool:
         """Ask the guest which boot it is in; returns whether that revealed a reset nobody had counted."""

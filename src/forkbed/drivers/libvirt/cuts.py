@@ -22,7 +22,6 @@ from forkbed.core.systems.goal import MemoryRef
 from forkbed.core.systems.steps import Effect
 from forkbed.drivers.libvirt import layers
 from forkbed.drivers.libvirt.connection import close_quietly, open_beside
-from forkbed.drivers.libvirt.domain_xml import Boot
 from forkbed.drivers.libvirt.failures import translate
 from forkbed.drivers.libvirt.feeding import Pipes
 from forkbed.drivers.libvirt.freezing import MachineFreeze, stream_limit_bytes
@@ -149,7 +148,7 @@ class LibvirtCuts:
             return Effect.ALREADY
         name, persistent = found
         with self._memories.opened(memory.snapshot_id, memory.machine_id, subject) as opened:
-            domain = restored_domain(opened.domain, persistent, Boot(secrets.token_hex(8)), subject)
+            domain = restored_domain(opened.domain, persistent, secrets.token_hex(8), subject)
             try:
                 connection = open_beside(self._hypervisor.uri)
                 try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree
@@ -123,6 +124,15 @@ class LibvirtHypervisor:
         )
         return sorted(found, key=lambda machine: machine.machine_id)
 
+    def machine(self, machine_id: MachineId) -> HypervisorMachine | None:
+        """One machine of this installation; None if it is not defined."""
+        try:
+            return self.on_domain(machine_id, "look at it", self._look_at, timeout_s=_LOOK_TIMEOUT_S)
+        except OperationalError as error:
+            if error.kind is Kind.NOT_FOUND:
+                return None
+            raise
+
     def define(self, definition: MachineDefinition) -> Effect:
         """Write the persistent definition; ALREADY if it is the same to the letter."""
         machine = definition.machine
@@ -144,7 +154,8 @@ class LibvirtHypervisor:
             if identity == domain_xml.read_identity(ElementTree.fromstring(text)):
                 return Effect.ALREADY
             try:
-                connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+                # Not held against libvirt's schema, which takes longer than all else: a test does that.
+                connection.defineXML(text)
             except libvirt.libvirtError as error:
                 name = domain_of(self._settings.installation, definition.system_name, machine)
                 _refuse_taken_name(connection, subject, name, machine.uuid)
@@ -371,7 +382,7 @@ class LibvirtHypervisor:
         if not self._is_named_ours(domain):
             return None
         try:
-            identity = domain_xml.read_identity(ElementTree.fromstring(domain.XMLDesc(0)))
+            identity = domain_xml.read_identity(_parse(domain.XMLDesc(0)))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -385,7 +396,7 @@ class LibvirtHypervisor:
         """The machine as it is now; None if the domain is not ours or has been undefined meanwhile."""
         for _ in range(_LOOK_TRIES):
             try:
-                live = ElementTree.fromstring(domain.XMLDesc(0))
+                live = _parse(domain.XMLDesc(0))
                 seen = self._describe(domain, live)
                 if is_active(domain) == _runs(live) and (seen is None or _fits(seen)):
                     return seen
@@ -406,7 +417,7 @@ class LibvirtHypervisor:
         runs = _runs(live)
         defined = identity
         if runs:
-            inactive = ElementTree.fromstring(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            inactive = _parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
             defined = domain_xml.read_identity(inactive) or identity
         persistent = not runs or domain.isPersistent()
         # Before its state: naming a boot waits for a start that is under way, whose state is still "off".
@@ -453,6 +464,12 @@ class LibvirtHypervisor:
 
     def _console_log(self, machine_id: MachineId) -> Path:
         return self._settings.console_dir / f"{machine_id}.log"
+
+
+@lru_cache(maxsize=256)
+def _parse(description: str) -> ElementTree.Element:
+    """A domain's description, to be read only: most are the same as at the look before."""
+    return ElementTree.fromstring(description)
 
 
 def _runs(live: ElementTree.Element) -> bool:

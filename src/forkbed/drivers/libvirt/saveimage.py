@@ -12,7 +12,7 @@ import copy
 import struct
 from collections.abc import Iterator, Mapping
 from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers.libvirt.domain_xml import Boot, boot_element, read_boot
@@ -21,6 +21,10 @@ _MAGIC = b"LibvirtQemudSave"
 _VERSION = 2
 _WAS_RUNNING, _NOT_COMPRESSED, _NO_COOKIE = 1, 0, 0
 _HEADER = struct.Struct(f"<{len(_MAGIC)}s5I56x")  # the rest is unused
+_QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+_CAPABILITIES, _DELETION = (f"{{{_QEMU_NAMESPACE}}}{tag}" for tag in ("capabilities", "del"))
+ElementTree.register_namespace("qemu", _QEMU_NAMESPACE)
+_EMULATED = "qemu"
 _IDENTITY = ("name", "uuid", "genid", "title", "metadata")
 _OF_THE_DEFINITION = {"disk": ("driver", "source", "backingStore"), "interface": ("source", "target")}
 
@@ -34,19 +38,21 @@ def image_head(domain: str) -> bytes:
     return _HEADER.pack(_MAGIC, _VERSION, len(text), _WAS_RUNNING, _NOT_COMPRESSED, _NO_COOKIE) + text
 
 
-def restored_domain(at_cut: str, defined: str, boot: Boot, subject: str) -> str:
+def restored_domain(at_cut: str, defined: str, boot_token: str, subject: str) -> str:
     """The XML of the machine that goes on: the guest sees what it saw at the cut, the host what is `defined`.
 
     `at_cut` is the migratable XML of the machine whose memory it is, `defined` the persistent XML of the one that
     goes on. From the latter come name, ids and our metadata, files of disks with their whole chains, bridges, taps
-    and logs. `boot` names the new life. Raises CONFLICT if the two have other disks or NICs.
+    and logs. `boot_token` names the new life, which the guest's kernel takes for the same one. Raises CONFLICT if the
+    two have other disks or NICs.
     """
     domain, definition = ElementTree.fromstring(at_cut), ElementTree.fromstring(defined)
+    former = read_boot(domain)
     _take(domain, definition, _IDENTITY)
     metadata = domain.find("metadata")
     if metadata is None or read_boot(definition) is not None:
         raise ValueError("that is no persistent definition of ours")
-    metadata.append(boot_element(boot))
+    metadata.append(boot_element(Boot(boot_token, kernel=former.kernel if former is not None else "")))
     for label in domain.findall("seclabel"):  # as the emulator of the original had it
         domain.remove(label)
     for kind, key in (("disk", disk_serial), ("interface", _mac)):
@@ -68,7 +74,20 @@ def restored_domain(at_cut: str, defined: str, boot: Boot, subject: str) -> str:
         for element, port in zip(domain.iterfind(f"devices/{kind}"), wanted_ports, strict=False):
             _remove(element, "source")  # the pseudo terminal of the original
             _take(element, port, ("log",))
+    _look_at_processors_briefly(domain)
     return ElementTree.tostring(domain, encoding="unicode")
+
+
+def _look_at_processors_briefly(domain: Element) -> None:
+    """Have libvirt ask QEMU for the features of an emulated processor with two questions, not with 400.
+
+    QEMU reads questions byte by byte, so the 400 take a quarter of a second of processor for each machine while its
+    memory waits to be read; and nothing depends on the answers, since emulation is the same on every host. With KVM
+    it is left at that: two questions tell nothing of features that stand in model-specific registers.
+    """
+    if domain.get("type") != _EMULATED or domain.find(_CAPABILITIES) is not None:
+        return
+    SubElement(SubElement(domain, _CAPABILITIES), _DELETION, capability="cpu-unavailable-features")
 
 
 def disk_serial(disk: Element) -> str:

@@ -86,7 +86,10 @@ class Watching:
             case libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE:
                 if event.event == libvirt.VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED:
                     threading.Thread(
-                        target=self._compare, args=(event.uuid,), name="libvirt-boot", daemon=True
+                        target=self._with_domain,
+                        args=(event.uuid, "learn its boot", self._boots.learn_kernel),
+                        name="libvirt-boot",
+                        daemon=True,
                     ).start()
             case libvirt.VIR_DOMAIN_EVENT_ID_REBOOT if not self._is_echo(event.uuid):
                 self._with_domain(event.uuid, "count a reset", self._boots.count_reset)
@@ -114,21 +117,15 @@ class Watching:
         self._tell(MachineEvent(kind, machine_id, detail))
 
     def _machine_of(self, uuid: str) -> MachineId | None:
-        machine_id = self._with_domain(uuid, "find the machine of an event", self._identify)
-        if machine_id is not None:
-            self._known[uuid] = machine_id
+        if uuid not in self._known:
+            machine_id = self._with_domain(uuid, "find the machine of an event", self._identify)
+            if machine_id is not None:
+                self._known[uuid] = machine_id
         return self._known.get(uuid)
 
-    def _compare(self, uuid: str) -> None:
-        """Ask the guest which boot it is in; tell if it was reset unnoticed."""
-        if self._with_domain(uuid, "compare boots", self._boots.compare_kernel):
-            machine_id = self._known.get(uuid)
-            if machine_id is not None:
-                self._tell(
-                    MachineEvent(MachineEventKind.RESET, machine_id, "it was reset while nobody watched")
-                )
-
     def _compare_all(self) -> None:
+        """Ask all guests which boot they are in; tell of those that were reset unnoticed."""
+
         def ours(connection: Any) -> list[str]:
             active = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
             found = {str(domain.UUIDString()): self._identify(domain) for domain in active}
@@ -144,7 +141,9 @@ class Watching:
             _log.info("libvirt.boots-not-compared", error=str(error))
             return
         for uuid in uuids:
-            self._compare(uuid)
+            if self._with_domain(uuid, "compare boots", self._boots.compare_kernel):
+                detail = "it was reset while nobody watched"
+                self._tell(MachineEvent(MachineEventKind.RESET, self._known[uuid], detail))
 
     def _with_domain(self, uuid: str, action: str, function: Callable[[Any], Any]) -> Any:
         """`function(domain)`, or None if the domain is gone or cannot answer: events are hints, looking decides."""

@@ -32,6 +32,10 @@ class SimulatedHypervisor:
             self._world.settle()
             return [_seen(machine) for machine in self._world.machines.values()]
 
+    def machine(self, machine_id: MachineId) -> HypervisorMachine | None:
+        """One machine."""
+        return next((seen for seen in self.machines() if seen.machine_id == machine_id), None)
+
     def define(self, definition: MachineDefinition) -> Effect:
         """Write the definition; a running machine keeps the one it was started with."""
         machine = definition.machine
