@@ -42,8 +42,8 @@ def machine(**spec: object) -> ResolvedMachine:
     return samples.machine(**(given | spec))  # type: ignore[arg-type]
 
 
-def files_of(of: ResolvedMachine, digest: str = "d1") -> Mapping[str, bytes]:
-    return seed_files(of, CONTENT, digest, HOST_KEY, LOGIN)
+def files_of(of: ResolvedMachine) -> Mapping[str, bytes]:
+    return seed_files(of, CONTENT, HOST_KEY, LOGIN)
 
 
 def unpacked(archive: bytes) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
@@ -117,10 +117,10 @@ def test_the_guests_digest_changes_with_anything_on_the_disk() -> None:
 
     first = digest(files_of(machine()))
     assert first == digest(files_of(machine()))
-    assert first != digest(files_of(machine(), "d2"))
-    assert first != digest(seed_files(machine(), CONTENT, "d1", HOST_KEY, "another login key"))
+    assert first != digest(files_of(machine(root_keys=())))
+    assert first != digest(seed_files(machine(), CONTENT, HOST_KEY, "another login key"))
     changed = replace(CONTENT, secrets={"token": b"changed"})
-    assert first != digest(seed_files(machine(), changed, "d1", HOST_KEY, LOGIN))
+    assert first != digest(seed_files(machine(), changed, HOST_KEY, LOGIN))
 
 
 @pytest.fixture
@@ -150,11 +150,27 @@ def test_a_seed_is_an_iso_that_only_root_reads(seeds: SeedStore, tmp_path: Path)
     assert left == ["mach1.iso", "mach1.json"]
 
 
-def test_a_seed_is_written_anew_when_something_differs(seeds: SeedStore) -> None:
+def test_a_seed_is_written_anew_when_something_differs(seeds: SeedStore, tmp_path: Path) -> None:
     seeds.write(machine(), CONTENT, "d1")
     assert seeds.write(machine(), CONTENT, "d2") is Effect.CHANGED
     assert seeds.digests() == {MachineId("mach1"): "d2"}
+    assert sorted(path.name for path in (tmp_path / "seeds").iterdir()) == ["mach1.iso", "mach1.json"]
     assert seeds.write(machine(), replace(CONTENT, secrets={"token": b"new"}), "d2") is Effect.CHANGED
+
+
+def test_a_fork_has_its_originals_seed_until_one_of_them_changes(seeds: SeedStore) -> None:
+    original = machine()
+    fork = replace(original, id=MachineId("mach2"))
+    seeds.write(original, CONTENT, "d1")
+    seeds.write(fork, CONTENT, "of the fork")
+    first, second = (Path(seeds.attachment(of).path) for of in (original, fork))
+    assert first.samefile(second)
+    seeds.write(original, replace(CONTENT, secrets={"token": b"changed"}), "d2")
+    assert not first.samefile(second)
+    assert stat.S_IMODE(second.stat().st_mode) == 0o400
+    assert seeds.digests() == {original.id: "d2", fork.id: "of the fork"}
+    seeds.remove(original.id)
+    assert second.exists()
 
 
 def test_removing_a_seed_keeps_the_host_key_that_a_fork_still_uses(seeds: SeedStore, keys: KeyStore) -> None:

@@ -42,7 +42,7 @@ class SeedFile:
 
 
 def seed_files(
-    machine: ResolvedMachine, content: SeedContent, digest: str, host_key: KeyPair, login_key: str
+    machine: ResolvedMachine, content: SeedContent, host_key: KeyPair, login_key: str
 ) -> Mapping[str, bytes]:
     """Everything on the seed disk, by path. `login_key` is the installation's public key."""
     guest_files = list(_guest_files(machine, content, host_key, login_key))
@@ -59,8 +59,8 @@ def seed_files(
     files["meta-data"] = _yaml({"instance-id": machine.instance_id, "local-hostname": machine.name})
     files["network-config"] = _yaml(_network_config(machine))
     files["user-data"] = _user_data(machine, guest_files, host_key, login_key)
-    # `digest` tells what was declared; a new login or host key changes the disk as well.
-    files["forkbed/digest"] = f"{_digest_of(digest, files)}\n".encode()
+    # Of all that is there, not of what was declared: the disk of a fork is its original's to the byte.
+    files["forkbed/digest"] = f"{_digest_of(files)}\n".encode()
     return files
 
 
@@ -218,8 +218,8 @@ def _lines(lines: Iterable[str]) -> bytes:
     return "".join(f"{line.strip()}\n" for line in lines).encode()
 
 
-def _digest_of(declared: str, files: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256(declared.encode())
+def _digest_of(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"\0{path}\0{len(files[path])}\0".encode())
         digest.update(files[path])

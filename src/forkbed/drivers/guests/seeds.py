@@ -1,5 +1,6 @@
 """Seed disks as files: one ISO image per machine, 0400 because it holds secrets, with a sidecar that says what it is.
 
+Machines whose seeds are the same, as those of a system and its forks are, have one file with several names.
 The sidecar is renamed into place after the image, so a digest is shown only for a disk that is there.
 """
 
@@ -64,7 +65,6 @@ class SeedStore:
         files = seed_files(
             machine,
             content,
-            digest,
             self._keys.host_key(machine.instance_id),
             self._keys.login_key().public,
         )
@@ -73,7 +73,8 @@ class SeedStore:
         if image.exists() and sidecar.exists() and _read(sidecar) == record:
             return Effect.ALREADY
         try:
-            self._make(image, files, f"seed of {content.system_name}/{machine.name}")
+            if not self._share(image, record):
+                self._make(image, files, f"seed of {content.system_name}/{machine.name}")
         except OSError as error:
             raise OperationalError(
                 Kind.FAULT, str(image), f"cannot be written: {error.strerror}", "look for space"
@@ -87,17 +88,15 @@ class SeedStore:
 
     def digests(self) -> Mapping[MachineId, str]:
         """The digest with which each seed on the host was written."""
-        records = [_parse(path, data) for path, data in read_files(self._directory, "*.json")]
-        return {r.machine_id: r.digest for r in records if self._image(r.machine_id).exists()}
+        return {r.machine_id: r.digest for r in self._records() if self._image(r.machine_id).exists()}
 
     def remove(self, machine_id: MachineId) -> Effect:
         """Remove the seed, and the guest's host key unless another machine (a fork) has the same instance id."""
         sidecar = self._sidecar(machine_id)
         record = _read(sidecar) if sidecar.exists() else None
         if record is not None:
-            files = read_files(self._directory, "*.json")
-            others = [_parse(path, data) for path, data in files if path != sidecar]
-            if record.instance_id not in {other.instance_id for other in others}:
+            others = {r.instance_id for r in self._records() if r.machine_id != machine_id}
+            if record.instance_id not in others:
                 self._keys.forget_host(record.instance_id)
         try:
             removed_image = remove_durably(self._image(machine_id))
@@ -107,6 +106,21 @@ class SeedStore:
                 Kind.FAULT, f"seed of machine {machine_id}", f"cannot be removed: {error.strerror}"
             ) from error
         return Effect.CHANGED if removed_image or removed_sidecar else Effect.ALREADY
+
+    def _share(self, image: Path, record: _Record) -> bool:
+        """Let the image be that of another machine which has the same content; False if there is none."""
+        for other in self._records():
+            if other.content != record.content:
+                continue
+            temporary = temporary_beside(image)
+            try:
+                os.link(self._image(other.machine_id), temporary)
+            except FileNotFoundError:  # removed just now
+                continue
+            put_in_place(temporary, image)
+            temporary.unlink(missing_ok=True)  # renaming one name of a file to another one of it does nothing
+            return True
+        return False
 
     def _make(self, image: Path, files: Mapping[str, bytes], subject: str) -> None:
         draft = Path(tempfile.mkdtemp(prefix=".files-", dir=self._directory))
@@ -130,6 +144,9 @@ class SeedStore:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
             temporary.unlink(missing_ok=True)
+
+    def _records(self) -> list[_Record]:
+        return [_parse(path, data) for path, data in read_files(self._directory, "*.json")]
 
     def _image(self, machine_id: MachineId) -> Path:
         return self._directory / f"{_plain(machine_id)}.iso"
