@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
@@ -122,12 +123,18 @@ def refuse_taken_snapshot(connection: Connection, snapshot: Snapshot) -> None:
         )
 
 
+@lru_cache(maxsize=512)
+def _resolved(text: str) -> ResolvedSystem:
+    """What the text says, which nothing can change; every look at a host reads those of all its systems."""
+    return _RESOLVED.validate_json(text)
+
+
 def system_record(row: Row[tuple[object, ...]]) -> SystemRecord:
     """The system in a row."""
     return SystemRecord(
         id=SystemId(row.id),
         name=row.name,
-        resolved=_RESOLVED.validate_json(row.resolved),
+        resolved=_resolved(row.resolved),
         wanted=_WANTED.validate_json(row.wanted),
         up=row.up,
         created_at=row.created_at,
