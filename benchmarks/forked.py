@@ -76,6 +76,7 @@ def system(
     """A system that is up and answers; gone afterwards."""
     path = bench.directory / f"{name}.yaml"
     path.write_text(manifest(name, machines, memory, held_mib))
+    before = _namespaces(bench)
     bench.forkbed("up", path)
     shown = json.loads(bench.forkbed("show", name, "--json"))
     addresses = tuple(machine["addresses"][0][1] for machine in shown["machines"])
@@ -85,17 +86,17 @@ def system(
         for machine in shown["machines"]
     )
     prefix = domains[0].removesuffix(f"-{name}.{shown['machines'][0]['name']}")
-    (namespace,) = [
-        line.split()[0]
-        for line in bench.inside(["ip", "netns", "list"]).stdout.splitlines()
-        if line.startswith(f"{prefix}-")
-    ]
+    (namespace,) = _namespaces(bench) - before
     made = System(bench, name, prefix, domains, addresses, namespace)
     _await_service(made)
     try:
         yield made
     finally:
         bench.forkbed("down", name, "--delete")
+
+
+def _namespaces(bench: Bench) -> set[str]:
+    return {line.split()[0] for line in bench.inside(["ip", "netns", "list"]).stdout.splitlines()}
 
 
 def _await_service(made: System) -> None:
