@@ -27,6 +27,10 @@ from forkbed.drivers.libvirt.memories import Memory
 from forkbed.drivers.libvirt.saveimage import image_head
 
 _PIPE_BYTES = 1024**2
+_WORTH_A_TURN_BYTES, _TURN_S = (
+    256 * 1024,
+    0.0005,
+)  # QEMU takes 32 KiB at a time, and needs the processor itself
 _LOOK_AGAIN_S = 0.002
 _LONGEST_LOOK_S = 0.05
 _READY_MS = 100
@@ -128,7 +132,10 @@ class _Feeder:
             if position < size:
                 if not self._await_reader():
                     return
-                position += self._send(position, size - position)
+                sent = self._send(position, size - position)
+                if sent < _WORTH_A_TURN_BYTES:
+                    time.sleep(_TURN_S)
+                position += sent
                 pause_s = _LOOK_AGAIN_S
             elif over:
                 if self._memory.failure:
