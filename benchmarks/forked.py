@@ -203,8 +203,8 @@ def memory_used(domains: Sequence[str]) -> int:
 
 
 def disk_used(directory: Path) -> int:
-    """Bytes allocated below a directory, but for images, databases and logs."""
-    total = 0
+    """Bytes allocated below a directory, but for images, databases and logs; a file with several names counts once."""
+    total, counted = 0, set()
     for parent, names, files in os.walk(directory):
         if Path(parent) == directory:
             names[:] = [name for name in names if name not in ("images", "consoles")]
@@ -212,7 +212,10 @@ def disk_used(directory: Path) -> int:
             path = Path(parent, file)
             if not file.startswith("forkbed.db") and path.suffix != ".log":
                 try:
-                    total += path.lstat().st_blocks * _SECTOR_BYTES
+                    status = path.lstat()
                 except FileNotFoundError:
                     continue
+                if status.st_ino not in counted:
+                    counted.add(status.st_ino)
+                    total += status.st_blocks * _SECTOR_BYTES
     return total
