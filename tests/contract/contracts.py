@@ -90,9 +90,11 @@ def hypervisor_keeps_definitions(bench: Bench) -> None:
     assert bench.hypervisor.define(bench.definition(BOSS)) is Effect.ALREADY
     assert bench.hypervisor.define(bench.definition(BOSS, digest="d2")) is Effect.CHANGED
     assert _seen(bench).definition_digest == "d2"
+    assert bench.hypervisor.machine(BOSS.id) == _seen(bench)
     assert bench.hypervisor.undefine(BOSS.id) is Effect.CHANGED
     assert bench.hypervisor.undefine(BOSS.id) is Effect.ALREADY
     assert all(machine.machine_id != BOSS.id for machine in bench.hypervisor.machines())
+    assert bench.hypervisor.machine(BOSS.id) is None
 
 
 def hypervisor_runs_a_machine(bench: Bench) -> None:

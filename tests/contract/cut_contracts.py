@@ -299,7 +299,16 @@ def cut_machine(
         DiskCut(bench.volumes.attachment(v).serial, bench.cut_volumes.prepare_cut(v.id, snapshot_id))
         for v in BOSS.volumes
     )
-    cut = bench.cuts.cut(snapshot_id, [CutOrder(BOSS.id, disks, memory)], hold=hold, quiesce=quiesce)
+    power = _power(bench, BOSS)
+    before: list[Power] = []
+    cut = bench.cuts.cut(
+        snapshot_id,
+        [CutOrder(BOSS.id, disks, memory)],
+        hold=hold,
+        quiesce=quiesce,
+        before_freeze=lambda: before.append(_power(bench, BOSS)),
+    )
+    assert before == [power], "what delays the freeze meets machines that still run"
     in_use = bench.cuts.disks_in_use(BOSS.id)
     for volume, disk in zip(BOSS.volumes, disks, strict=True):
         assert in_use[disk.serial][0] == disk.overlay

@@ -5,6 +5,7 @@ Every command's module is imported only when that command runs, since start-up t
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+_GARBAGE_THRESHOLD = 50_000  # importing modules makes much that stays, and looking through it is felt
 
 # name: (what it does, where it is)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -76,6 +78,7 @@ would be lost, 8 a tool or the host failed; `exec` and `ssh`: the command's own.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    gc.set_threshold(_GARBAGE_THRESHOLD)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(

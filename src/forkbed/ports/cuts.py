@@ -70,7 +70,7 @@ class Cut(Protocol):
         """The held machines will not go on: from now on nobody resumes them, also if this process dies.
 
         Waits for their memory; FAULT if it could not be written. The commit point of whatever replaces them: it
-        succeeds once and durably, or raises CONFLICT because somebody let them go on already.
+        succeeds once, or raises CONFLICT because somebody let them go on already.
         `MachineCuts.was_given_up` tells of it until `forget_given_up`, or until the host's boot ends, and with it
         all machines.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket as sockets
 import threading
 import time
@@ -204,6 +205,26 @@ def dying_server(path: Path, requests: int) -> Iterator[None]:
     thread.start()
     yield
     thread.join()
+
+
+def test_a_download_that_ends_early_is_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+
+    with sockets.socket(sockets.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with Client(path) as client, pytest.raises(OperationalError) as failure:
+            client.image_export("boss", io.BytesIO())
+        thread.join()
+    assert failure.value.kind is Kind.UNREACHABLE
 
 
 def test_a_write_whose_server_died_is_asked_of_the_next_one(tmp_path: Path) -> None:
