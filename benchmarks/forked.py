@@ -133,6 +133,10 @@ def largest_gap(times: Sequence[float], since: float, until: float) -> tuple[flo
     return max((later - earlier, earlier) for earlier, later in pairwise(inside))
 
 
+class SilentGuests(Exception):
+    """Copies whose agents do not answer."""
+
+
 class Agents:
     """Guest agents, asked past every tool that is measured."""
 
@@ -152,7 +156,7 @@ class Agents:
                 thread.join()
             silent = set(domains) - set(answered)
             if silent:
-                raise SystemExit(f"no agent answers in {', '.join(sorted(silent))}")
+                raise SilentGuests(f"no agent answers in {', '.join(sorted(silent))}")
             return max(answered.values())
 
         return wait
