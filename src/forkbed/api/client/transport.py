@@ -107,11 +107,9 @@ class Transport:
                 now = time.monotonic()
                 if connection.is_made and repeatable and lost_at is None:
                     lost_at = now
-                    time.sleep(_ASK_AGAIN_S)  # the kernel takes connections for one that is just ending, too
-                    continue
-                if connection.is_made or lost_at is None or method == "GET" or now - lost_at > PATIENCE_S:
+                elif connection.is_made or lost_at is None or method == "GET" or now - lost_at > PATIENCE_S:
                     raise self.unreachable(error, was_connected=connection.is_made) from error
-                time.sleep(_ASK_AGAIN_S)
+                time.sleep(_ASK_AGAIN_S)  # the kernel takes connections for a server that is just ending, too
         _check(response, body)
         return body
 

@@ -27,10 +27,8 @@ from forkbed.drivers.libvirt.memories import Memory
 from forkbed.drivers.libvirt.saveimage import image_head
 
 _PIPE_BYTES = 1024**2
-_WORTH_A_TURN_BYTES, _TURN_S = (
-    256 * 1024,
-    0.0005,
-)  # QEMU takes 32 KiB at a time, and needs the processor itself
+_WORTH_A_TURN_BYTES = 256 * 1024
+_TURN_S = 0.0005  # QEMU takes 32 KiB at a time, and needs the processor itself
 _LOOK_AGAIN_S = 0.002
 _LONGEST_LOOK_S = 0.05
 _READY_MS = 100
