@@ -84,11 +84,27 @@ class Life:
         around.boundary(f"{key}: begun")
         return entry
 
-    def end_step(self, entry: JournalEntry, status: StepStatus, message: str = "") -> None:
-        """Journal how a step ended."""
+    def end_step(
+        self,
+        entry: JournalEntry,
+        status: StepStatus,
+        message: str = "",
+        *,
+        machine: str = "",
+        error: OperationalError | None = None,
+    ) -> None:
+        """Journal how a step ended, of which machine if it was one's; a change or failure is told as an event."""
+        event = None
+        if error is not None:
+            message = error.brief
+            event = self._event("step.failed", machine, {"key": entry.key, **error.as_dict()})
+        elif status is StepStatus.CHANGED:
+            event = self._event("step.changed", machine, {"key": entry.key})
         now = self.around.host.clock.now()
-        self.around.store.end_step(self.operation.id, entry.sequence, status, now, message)
+        self.around.store.end_step(self.operation.id, entry.sequence, status, now, message, event)
         self.around.hub.progress(self.operation.id, entry.sequence, None)
+        if event is not None:
+            self.around.hub.touch_events()
 
     def progress(self, entry: JournalEntry) -> Progress:
         """Where a step tells how it goes."""
@@ -102,32 +118,25 @@ class Life:
         try:
             yield self.progress(entry)
         except OperationalError as error:
-            self.end_step(entry, StepStatus.FAILED, error.brief)
-            self.event("step.failed", "", {"key": key, **error.as_dict()})
+            self.end_step(entry, StepStatus.FAILED, error=error)
             raise
         except Cancelled:
             self.end_step(entry, StepStatus.INTERRUPTED, "cancelled")
             raise
         self.around.boundary(f"{key}: done")
         self.end_step(entry, StepStatus.CHANGED)
-        self.event("step.changed", "", {"key": key})
         self.around.boundary(f"{key}: ended")
 
-    def event(self, kind: str, machine: str, attributes: dict[str, object]) -> None:
-        """Tell that something happened."""
-        around = self.around
-        around.store.add_event(
-            Event(
-                sequence=0,
-                at=around.host.clock.now(),
-                kind=kind,
-                system=self.operation.subject.partition("/")[0],
-                machine=machine,
-                operation_id=self.operation.id,
-                attributes={**attributes, "host": around.host.name},
-            )
+    def _event(self, kind: str, machine: str, attributes: dict[str, object]) -> Event:
+        return Event(
+            sequence=0,
+            at=self.around.host.clock.now(),
+            kind=kind,
+            system=self.operation.subject.partition("/")[0],
+            machine=machine,
+            operation_id=self.operation.id,
+            attributes={**attributes, "host": self.around.host.name},
         )
-        around.hub.touch_events()
 
     def _set_status(
         self,
@@ -151,7 +160,8 @@ class Life:
         }
         if error is not None:
             attributes["error"] = error.as_dict()
-        self.event(f"operation.{kind}", "", attributes)
+        self.around.store.add_event(self._event(f"operation.{kind}", "", attributes))
+        hub.touch_events()
 
 
 class JournalProgress:

@@ -225,9 +225,7 @@ class PlanLoop:
             self._run.successes[key] = self._run.successes.get(key, 0) + 1
             self._run.left = plan.without(flight.planned.step) if plan is not None else None
             status = StepStatus.CHANGED if effect is Effect.CHANGED else StepStatus.ALREADY
-            self._journal(flight, status, "")
-            if effect is Effect.CHANGED:
-                self._event("step.changed", flight, {"key": flight.entry.key})
+            self._journal(flight, status)
             self._around.boundary(f"{flight.entry.key}: ended")
 
     def _bear_reboot(self, flight: _Flight) -> None:
@@ -248,14 +246,18 @@ class PlanLoop:
     def _give_up(self, flight: _Flight, error: OperationalError) -> None:
         key = flight.planned.key
         self._run.given_up[key] = error
-        self._journal(flight, StepStatus.FAILED, error.brief)
-        self._event("step.failed", flight, {"key": flight.entry.key, **error.as_dict()})
+        self._journal(flight, StepStatus.FAILED, error=error)
 
-    def _journal(self, flight: _Flight, status: StepStatus, message: str) -> None:
-        self._life.end_step(flight.entry, status, message)
-
-    def _event(self, kind: str, flight: _Flight, attributes: dict[str, object]) -> None:
-        self._life.event(kind, step_machine(flight.planned.step) or "", attributes)
+    def _journal(
+        self,
+        flight: _Flight,
+        status: StepStatus,
+        message: str = "",
+        *,
+        error: OperationalError | None = None,
+    ) -> None:
+        machine = step_machine(flight.planned.step) or ""
+        self._life.end_step(flight.entry, status, message, machine=machine, error=error)
 
     def _drain(self) -> None:
         """Let the steps under way come to an end; they hear of a cancellation by themselves."""

@@ -149,8 +149,15 @@ class Store(Protocol):
         """Add an entry; its `sequence` is given by the store."""
 
     def end_step(
-        self, operation_id: OperationId, sequence: int, status: StepStatus, at: float, message: str
-    ) -> None: ...
+        self,
+        operation_id: OperationId,
+        sequence: int,
+        status: StepStatus,
+        at: float,
+        message: str,
+        event: Event | None = None,
+    ) -> None:
+        """Close an entry, and add the event that tells it, if any: one transaction, as each waits for the disk."""
 
     def interrupt_steps(self, operation_id: OperationId, at: float) -> None:
         """Close the entries that a dead controller left open."""

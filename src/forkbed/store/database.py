@@ -1,11 +1,11 @@
 """The store on SQLite: SQLAlchemy Core, synchronous, WAL, every commit on disk before a call returns.
 
-Writers are serialised by `BEGIN IMMEDIATE`; readers never wait. The schema is brought up to date on opening.
+Writers are serialised by a lock, as SQLite would have them sleep and ask again, and by `BEGIN IMMEDIATE`; readers
+never wait. The schema is brought up to date on opening.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -52,6 +52,7 @@ class Database:
         sa.event.listen(self._engine, "connect", partial(_prepare_connection, durable=durable))
         sa.event.listen(self._engine, "begin", _begin)
         self._path = path
+        self._writing = threading.Lock()
         # in memory there is one connection, which threads must not share
         self._alone = threading.RLock() if path is None else nullcontext()
         with self._write() as connection:
@@ -65,7 +66,7 @@ class Database:
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         writing = self._engine.execution_options(forkbed_begin="IMMEDIATE")
-        with self._translated("written"), self._alone, writing.begin() as connection:
+        with self._translated("written"), self._writing, self._alone, writing.begin() as connection:
             yield connection
 
     @contextmanager
@@ -266,9 +267,15 @@ class Database:
         return entry
 
     def end_step(
-        self, operation_id: OperationId, sequence: int, status: StepStatus, at: float, message: str
+        self,
+        operation_id: OperationId,
+        sequence: int,
+        status: StepStatus,
+        at: float,
+        message: str,
+        event: Event | None = None,
     ) -> None:
-        """Close a journal entry."""
+        """Close a journal entry, and add the event that tells it."""
         table = schema.journal
         with self._write() as connection:
             connection.execute(
@@ -276,6 +283,8 @@ class Database:
                 .where(table.c.operation_id == operation_id, table.c.sequence == sequence)
                 .values(status=status, ended_at=at, message=message)
             )
+            if event is not None:
+                rows.insert_event(connection, event)
 
     def interrupt_steps(self, operation_id: OperationId, at: float) -> None:
         """Close the entries that are still open."""
@@ -352,19 +361,7 @@ class Database:
     def add_event(self, event: Event) -> Event:
         """Add an event under the next sequence."""
         with self._write() as connection:
-            result = connection.execute(
-                sa.insert(schema.events).values(
-                    at=event.at,
-                    kind=event.kind,
-                    system=event.system,
-                    machine=event.machine,
-                    operation_id=event.operation_id,
-                    attributes=json.dumps(event.attributes or {}),
-                )
-            )
-            sequence = result.inserted_primary_key
-        assert sequence is not None
-        return replace(event, sequence=sequence[0])
+            return replace(event, sequence=rows.insert_event(connection, event))
 
     def events(self, *, after: int = 0, system: str = "", limit: int = 1000) -> Sequence[Event]:
         """Events after a sequence, oldest first."""

@@ -69,6 +69,23 @@ def insert_revision(connection: Connection, revision: RevisionRecord) -> None:
     )
 
 
+def insert_event(connection: Connection, event: Event) -> int:
+    """Add an event; returns its sequence."""
+    result = connection.execute(
+        sa.insert(schema.events).values(
+            at=event.at,
+            kind=event.kind,
+            system=event.system,
+            machine=event.machine,
+            operation_id=event.operation_id,
+            attributes=json.dumps(event.attributes or {}),
+        )
+    )
+    sequence = result.inserted_primary_key
+    assert sequence is not None
+    return int(sequence[0])
+
+
 def save_snapshot(connection: Connection, snapshot: Snapshot) -> None:
     """Store the snapshot as it is now."""
     values = {

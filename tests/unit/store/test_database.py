@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import MachineId, OperationId, SystemId, draw_id
@@ -182,3 +183,49 @@ def test_a_database_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(OperationalError, match="cannot be read: no such table") as caught:
         database.events()
     assert caught.value.kind is Kind.FAULT
+
+
+def test_the_end_of_a_step_and_its_event_are_one_transaction(store: Database) -> None:
+    store.submit(operation(), anything)
+    begun = JournalEntry(0, OperationId("o1"), "k", "cut", "a", "h", StepStatus.STARTED, 1.0)
+    entry = store.begin_step(begun)
+    ends: list[object] = []
+    hear = ends.append
+    sa.event.listen(sa.Engine, "commit", hear)
+    try:
+        told = Event(0, 2.0, "step.changed", attributes={"key": "k"})
+        store.end_step(OperationId("o1"), entry.sequence, StepStatus.CHANGED, 2.0, "", told)
+    finally:
+        sa.event.remove(sa.Engine, "commit", hear)
+    assert len(ends) == 1
+    assert [each.status for each in store.journal(OperationId("o1"))] == [StepStatus.CHANGED]
+    assert [(each.sequence, each.attributes) for each in store.events()] == [(1, {"key": "k"})]
+
+
+def test_many_writers_take_turns_without_asking_again(tmp_path: Path) -> None:
+    """SQLite's own waiting sleeps ever longer, up to 100 ms; nobody may depend on it."""
+    store = Database(tmp_path / "forkbed.db", draw_id)
+
+    @sa.event.listens_for(sa.Pool, "checkout")
+    def impatient(raw: sqlite3.Connection, *_more: object) -> None:
+        raw.execute("PRAGMA busy_timeout=0")
+
+    try:
+        failures: list[OperationalError] = []
+
+        def write() -> None:
+            try:
+                for _ in range(20):
+                    store.add_event(Event(0, 1.0, "step.changed"))
+            except OperationalError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=write) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sa.event.remove(sa.Pool, "checkout", impatient)
+    assert not failures
+    assert store.last_event() == 160
