@@ -28,14 +28,19 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace the file by one with these bytes; on disk when this returns. Raises FAULT."""
     temporary = temporary_beside(path)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            os.fchmod(descriptor, mode)
+        write_new(temporary, data, mode=mode)
         put_in_place(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Make the file, which is not there, with these bytes; never with a wider mode. Not synced. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        os.fchmod(descriptor, mode)
 
 
 def write_json_durably(path: Path, document: Mapping[str, object], *, mode: int = 0o600) -> None:

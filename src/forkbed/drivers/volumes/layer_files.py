@@ -13,10 +13,12 @@ from pathlib import Path
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers import processes
-from forkbed.drivers.durable import temporary_beside
+from forkbed.drivers.durable import temporary_beside, write_new
 from forkbed.drivers.volumes.records import LayerFile
 
 _TOOL_TIMEOUT_S = 120.0
+_LAYERS_REMEMBERED = 32  # more than the disks of a system that is forked often
+_SMALL_BYTES = 1024**2
 _BLOCK_BYTES = 512  # what st_blocks counts in
 _HEADER = struct.Struct(">4s32xIQ")  # magic, entries of the L1 table and where it is
 _MAGIC = b"QFI\xfb"
@@ -26,31 +28,64 @@ MAKE_ROOM = (
 )
 
 
-@contextmanager
-def made_beside(layer: LayerFile, below: LayerFile | None, size_bytes: int, subject: str) -> Iterator[Path]:
-    """An empty layer on `below` under a temporary name beside `layer`, removed if it is not moved away.
+_Alike = tuple[str, LayerFile | None, int]
+"""Format, what it stands on, size in bytes: all that an empty layer depends on."""
 
-    `below` is not opened: its machine may be running. FAULT if it is not there.
+
+class EmptyLayers:
+    """Makes empty layers. `qemu-img` is asked once for all that stand on the same file and are of one size.
+
+    Such layers are the same byte for byte, and a cut needs several: one for the machine, one for each fork. Only the
+    first has the hint of 1 MiB for extents that `qemu-img` gives its files on XFS.
     """
-    if below is not None and not Path(below.path).exists():
-        raise OperationalError(
-            Kind.FAULT, subject, f"what it stands on is missing: {below.path}", "put the file back"
-        )
-    temporary = temporary_beside(Path(layer.path))
+
+    def __init__(self) -> None:
+        self._made: dict[_Alike, bytes] = {}
+
+    @contextmanager
+    def beside(
+        self, layer: LayerFile, below: LayerFile | None, size_bytes: int, subject: str
+    ) -> Iterator[Path]:
+        """One on `below` under a temporary name beside `layer`, removed if it is not moved away.
+
+        `below` is not opened: its machine may be running. FAULT if it is not there. Not for several threads at once.
+        """
+        if below is not None and not Path(below.path).exists():
+            raise OperationalError(
+                Kind.FAULT, subject, f"what it stands on is missing: {below.path}", "put the file back"
+            )
+        temporary = temporary_beside(Path(layer.path))
+        alike = (layer.format, below, size_bytes)
+        try:
+            if alike in self._made:
+                write_new(temporary, self._made[alike])
+            else:
+                _create(temporary, layer.format, below, size_bytes, subject)
+                self._remember(alike, temporary)
+            yield temporary
+        except OSError as error:
+            raise OperationalError(
+                Kind.FAULT, subject, f"cannot be made: {error.strerror}", MAKE_ROOM
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _remember(self, alike: _Alike, made: Path) -> None:
+        if made.stat().st_size <= _SMALL_BYTES:
+            self._made[alike] = made.read_bytes()
+        if len(self._made) > _LAYERS_REMEMBERED:
+            del self._made[next(iter(self._made))]  # the oldest
+
+
+def _create(path: Path, layer_format: str, below: LayerFile | None, size_bytes: int, subject: str) -> None:
     backing = ["-u", "-b", below.path, "-F", below.format] if below else []
-    try:
-        processes.run(
-            ["qemu-img", "create", "-q", "-f", layer.format, *backing, temporary, str(size_bytes)],
-            timeout_s=_TOOL_TIMEOUT_S,
-            subject=subject,
-            remedy=MAKE_ROOM,
-        )
-        temporary.chmod(0o600)
-        yield temporary
-    except OSError as error:
-        raise OperationalError(Kind.FAULT, subject, f"cannot be made: {error.strerror}", MAKE_ROOM) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    processes.run(
+        ["qemu-img", "create", "-q", "-f", layer_format, *backing, path, str(size_bytes)],
+        timeout_s=_TOOL_TIMEOUT_S,
+        subject=subject,
+        remedy=MAKE_ROOM,
+    )
+    path.chmod(0o600)
 
 
 def opened_as(layers: Sequence[LayerFile]) -> dict[str, object]:

@@ -65,6 +65,7 @@ class Shelf:
         self.directory = directory.absolute()
         self.lock = threading.RLock()
         self._worked_on: set[VolumeId] = set()
+        self._empty = layer_files.EmptyLayers()
         directory.mkdir(parents=True, exist_ok=True, mode=0o711)
         sweep_temporaries(directory)
         try:
@@ -188,7 +189,7 @@ class Shelf:
         changes nothing.
         """
         layer = record.active
-        with layer_files.made_beside(layer, below, record.owner.size_bytes, record.subject) as temporary:
+        with self._empty.beside(layer, below, record.owner.size_bytes, record.subject) as temporary:
             self.write(record)
             with _as_fault(record.subject, "its layer cannot be put in place"):
                 put_in_place(temporary, Path(layer.path))
@@ -198,7 +199,7 @@ class Shelf:
 
         Until then the sidecar counts it among what leaves, so that a crash between leaves nothing for good.
         """
-        with layer_files.made_beside(layer, below, record.owner.size_bytes, record.subject) as temporary:
+        with self._empty.beside(layer, below, record.owner.size_bytes, record.subject) as temporary:
             self.write(replace(record, leaving=(*record.leaving, layer)))
             with _as_fault(record.subject, "its new layer cannot be put in place"):
                 put_in_place(temporary, Path(layer.path))
