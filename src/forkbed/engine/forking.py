@@ -64,14 +64,14 @@ class Forking:
         *,
         cold: bool,
         up: bool,
-        networks: Sequence[Future[SystemView | None]] = (),
+        prepared: Sequence[Future[SystemView | None]] = (),
     ) -> None:
         """All forks side by side; raises what the first of them failed of, when all have ended.
 
-        `networks`: what `begin_networks` gave for them, if their networks were made beforehand.
+        `prepared`: what `begin_preparing` gave for them, if they were prepared beforehand.
         """
         loops: list[Future[SystemRecord | None]] = []
-        for fork_id, made in zip_longest(forks, networks):
+        for fork_id, made in zip_longest(forks, prepared):
             record = self.record(fork_id)
             origin = record.resolved.origin
             assert origin is not None
@@ -93,34 +93,37 @@ class Forking:
 
         Its memory lasts no longer than the host's boot: it is for these forks alone.
         """
-        networks = self.begin_networks(forks) if up else []
+        prepared = self.begin_preparing(forks) if up else []
 
-        def await_networks() -> None:
+        def await_prepared() -> None:
             # What one of them fails of, the loop that brings the fork up meets again; the one that removes it must
             # not meet one that still makes something.
-            wait(networks)
+            wait(prepared)
 
         try:
-            snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, before_freeze=await_networks))
+            snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, before_freeze=await_prepared))
         finally:
-            await_networks()
+            await_prepared()
         keeping = self._around.waiters.submit(self.complete, snapshot, cut)
         try:
-            self.bring_up(forks, snapshot, cold=cold, up=up, networks=networks)
+            self.bring_up(forks, snapshot, cold=cold, up=up, prepared=prepared)
         finally:
             snapshot = keeping.result()
         return snapshot
 
-    def begin_networks(self, forks: Sequence[SystemId]) -> list[Future[SystemView | None]]:
-        """Make the networks of forks that have nothing else yet, in the background; then what there is of each."""
+    def begin_preparing(self, forks: Sequence[SystemId]) -> list[Future[SystemView | None]]:
+        """Make what forks that have nothing yet need besides a cut, networks and seeds, in the background.
+
+        Each then says what there is of its fork.
+        """
         labels = [_label(self.record(fork_id), forks) for fork_id in forks]
         return [
-            self._around.waiters.submit(self._make_networks, fork_id, label)
+            self._around.waiters.submit(self._prepare, fork_id, label)
             for fork_id, label in zip(forks, labels, strict=True)
         ]
 
-    def _make_networks(self, fork_id: SystemId, label: str) -> SystemView | None:
-        goal = Goal({}, networks=True)
+    def _prepare(self, fork_id: SystemId, label: str) -> SystemView | None:
+        goal = Goal({}, networks=True, seeds=True)
         loop = PlanLoop(self._life, fork_id, goal, label=label, known=SystemView())
         loop.run()
         return loop.seen

@@ -100,8 +100,8 @@ class Promotion:
     def _replay_on_cut(self, live: SystemRecord, snapshot: Snapshot, rehearsal: Rehearsal) -> None:
         limit_s = self._goal.max_freeze_s
         # what can be made while the original still runs
-        networks = self._forking.begin_networks([self._goal.attempt]) if self._goal.up else []
-        for made in networks:
+        prepared = self._forking.begin_preparing([self._goal.attempt]) if self._goal.up else []
+        for made in prepared:
             made.result()
         with self._life.step("cut", live.name) as progress:
             progress.tell("the original stands still from here on")
@@ -117,7 +117,7 @@ class Promotion:
         keeping = self._around.waiters.submit(self._forking.complete, snapshot, cut)
         try:
             attempts, up = [self._goal.attempt], self._goal.up
-            self._forking.bring_up(attempts, snapshot, cold=False, up=up, networks=networks)
+            self._forking.bring_up(attempts, snapshot, cold=False, up=up, prepared=prepared)
             snapshot = keeping.result()
             attempt = self._forking.record(self._goal.attempt)
             ends_at = snapshot.cut_at + limit_s if limit_s is not None else None

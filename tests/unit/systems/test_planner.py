@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -273,3 +274,18 @@ def test_failed_steps_hold_back_only_what_depends_on_them() -> None:
 def test_start_order_follows_after_then_the_manifest() -> None:
     order = start_order([machine("c", after=("b",)), machine("a"), machine("b", after=("a",))])
     assert [m.name for m in order] == ["a", "b", "c"]
+
+
+@given(systems(), st.data())
+@settings(max_examples=50, deadline=None)
+def test_what_is_made_ahead_is_networks_and_seeds_alone(
+    declared: ResolvedSystem, data: st.DataObject
+) -> None:
+    world, ahead = World(), Goal({}, networks=True, seeds=True)
+    made = run(world, declared, ahead, data)
+    networks = {f"network {network.spec.name}" for network in declared.networks}
+    assert set(made) == networks | {f"seed {declared_machine.name}" for declared_machine in declared.machines}
+    given_up = deepcopy(world)
+    assert not set(made) & set(run(world, declared, running(declared), data)), "nothing is made twice"
+    run(given_up, declared, Goal({}, networks=False, delete=True), data)
+    assert not given_up.machines and not given_up.networks

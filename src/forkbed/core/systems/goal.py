@@ -36,6 +36,7 @@ class Goal:
     `stop_timeout_s` is the guest's time to shut down; 0 ends it at once.
     `restore` names machines that, where they do not run, go on from a memory instead of booting; their volumes
     are made anew from their origins for that.
+    `seeds`: machines that are not named in `wanted` are to have their seeds, too.
     """
 
     wanted: Mapping[str, Wanted]
@@ -46,6 +47,7 @@ class Goal:
     end_boots: Mapping[MachineId, str] = field(default_factory=dict)
     stop_timeout_s: float = 60.0
     restore: Mapping[MachineId, MemoryRef] = field(default_factory=dict)
+    seeds: bool = False
 
     def within(self, wanted: Mapping[str, Wanted], *, networks: bool) -> Goal:
         """The goal without what is `wanted` otherwise by now."""

@@ -127,6 +127,9 @@ class _Planner:
             wanted = Wanted.STOPPED if self._goal.delete else self._goal.wanted.get(machine.name)
             if wanted is not None:
                 self._steps[machine.name] = list(self._machine_steps(machine, wanted))
+            elif self._goal.seeds:
+                steps = self._seed(machine, self._view.machine(machine.id))
+                self._steps[machine.name] = [PlannedStep(step, frozenset()) for step in steps]
         stops = self._ordered_stops()
         machine_steps = [planned for steps in self._steps.values() for planned in steps]
         leftovers = list(self._leftovers())
@@ -182,14 +185,17 @@ class _Planner:
                 yield CreateVolume(volume, machine)
             elif volume_seen.size_bytes < volume.size_bytes and seen.power not in ALIVE:
                 yield GrowVolume(volume, machine)
-        seed = digests.seed_digest(self._system, machine)
-        if seen.seed_digest != seed:
-            yield WriteSeed(machine, seed)
+        yield from self._seed(machine, seen)
         definition = digests.definition_digest(self._system, machine)
         defined = seen.power is not Power.ABSENT and seen.definition_digest == definition
         comes_back = seen.power not in ALIVE and machine.id in self._restores
         if not defined and not comes_back:  # a restore defines it, with its new disks
             yield DefineMachine(machine, definition)
+
+    def _seed(self, machine: ResolvedMachine, seen: MachineView) -> Iterable[Step]:
+        digest = digests.seed_digest(self._system, machine)
+        if seen.seed_digest != digest:
+            yield WriteSeed(machine, digest)
 
     def _power_steps(self, machine: ResolvedMachine, seen: MachineView, wanted: Wanted) -> Iterable[Step]:
         if wanted is Wanted.STOPPED:
