@@ -6,6 +6,7 @@ import base64
 import email
 import io
 import json
+import os
 import stat
 import tarfile
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import InstallationId, MachineId
 from forkbed.core.systems.spec import FileSpec, ResolvedMachine, SecretSpec, UserSpec
 from forkbed.core.systems.steps import Effect
@@ -197,3 +199,26 @@ def test_keys_are_made_once_and_kept_to_root(keys: KeyStore, tmp_path: Path) -> 
     assert keys.host_key("instance-1") != keys.host_key("instance-2")
     with pytest.raises(ValueError, match="instance id"):
         keys.host_key("../x")
+
+
+def test_no_image_stays_that_nobody_would_remove(
+    seeds: SeedStore, keys: KeyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, fork = machine(), replace(machine(), id=MachineId("mach2"))
+    seeds.write(original, CONTENT, "d1")
+
+    def full(path: Path, _data: bytes) -> None:
+        raise OperationalError(Kind.FAULT, str(path), "cannot be written: No space left on device")
+
+    monkeypatch.setattr("forkbed.drivers.guests.seeds.write_durably", full)
+    with pytest.raises(OperationalError, match="No space"):
+        seeds.write(fork, CONTENT, "d1")
+    with pytest.raises(OperationalError, match="No space"):
+        seeds.write(original, CONTENT, "d2")
+    directory = tmp_path / "seeds"
+    assert sorted(path.name for path in directory.iterdir()) == ["mach1.iso", "mach1.json"], (
+        "it has one still"
+    )
+    os.link(directory / "mach1.iso", directory / "mach2.iso")  # as a kill between the two leaves it
+    SeedStore(directory, keys)
+    assert sorted(path.name for path in directory.iterdir()) == ["mach1.iso", "mach1.json"]

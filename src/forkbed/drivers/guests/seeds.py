@@ -59,6 +59,9 @@ class SeedStore:
         sweep_temporaries(directory)
         for draft in directory.glob(".files-*"):
             shutil.rmtree(draft, ignore_errors=True)
+        for image in directory.glob("*.iso"):
+            if not image.with_suffix(".json").exists():
+                image.unlink(missing_ok=True)  # it holds secrets, and nobody knows of it who would remove it
 
     def write(self, machine: ResolvedMachine, content: SeedContent, digest: str) -> Effect:
         """Make the machine's seed disk unless it is there with the same content."""
@@ -79,7 +82,12 @@ class SeedStore:
             raise OperationalError(
                 Kind.FAULT, str(image), f"cannot be written: {error.strerror}", "look for space"
             ) from error
-        write_durably(sidecar, json.dumps(asdict(record), indent=1).encode() + b"\n")
+        try:
+            write_durably(sidecar, json.dumps(asdict(record), indent=1).encode() + b"\n")
+        except OperationalError:
+            if not sidecar.exists():
+                image.unlink(missing_ok=True)
+            raise
         return Effect.CHANGED
 
     def attachment(self, machine: ResolvedMachine) -> DiskAttachment:
