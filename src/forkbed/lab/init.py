@@ -165,9 +165,20 @@ class _Daemon:
     started_s: float
 
 
+def _make_status_directory() -> None:
+    """Where libvirt writes down what each machine does: in memory, as a real host's `/run` is.
+
+    It waits for a disk there some thirty times for each machine of a fork.
+    """
+    shutil.rmtree("/run/libvirt", ignore_errors=True)
+    status = Path("/run/libvirt/qemu")
+    status.mkdir(parents=True, exist_ok=True)
+    processes.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", status])
+
+
 def _supervise() -> None:
     """Keep the daemons running and reap every orphan of the lab, until somebody kills this process."""
-    shutil.rmtree("/run/libvirt", ignore_errors=True)
+    _make_status_directory()
     daemons = [_start(("virtlogd",)), _start(("libvirtd",))]
     while True:
         pid, _ = os.waitpid(-1, 0)

@@ -126,6 +126,11 @@ def test_what_is_written_in_the_lab_is_not_on_the_host(lab: labs.Lab) -> None:
     assert (lab.paths.state / name).exists()
 
 
+def test_libvirt_waits_for_no_disk_at_each_change_of_a_machine(lab: labs.Lab) -> None:
+    found = lab.run(["findmnt", "--noheadings", "--output", "FSTYPE", "/run/libvirt/qemu"])
+    assert found.text.strip() == "tmpfs", "as a real host's /run is"
+
+
 def test_the_world_beside_the_host_answers(lab: labs.Lab) -> None:
     assert lab.run(["ping", "-c", "1", "-W", "2", "198.18.0.254"]).status == 0
     assert lab.run(["ping", "-c", "1", "-W", "2", "198.18.0.1"], world=True).status == 0
