@@ -98,9 +98,9 @@ class Keeper:
         found = ([noted] if noted else []) + self._strays()
         for process in found:
             liveness.end(process, grace_s=_GRACE_S)
-        # A keeper that had to be killed leaves its child behind.
-        for process in self._strays():
-            liveness.end(process, grace_s=_GRACE_S)
+        if found:  # a keeper that had to be killed leaves its child behind
+            for process in self._strays():
+                liveness.end(process, grace_s=_GRACE_S)
         for name in (self.program.keeper_pid, self.program.pid):
             (self.directory / name).unlink(missing_ok=True)
         return bool(found)
