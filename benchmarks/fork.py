@@ -32,8 +32,8 @@ from benchmarks.forked import (
 from benchmarks.labbed import Bench, bench_lab
 from benchmarks.plain_fork import copy_name
 from benchmarks.report import Figure, Report
+from forkbed.api.bodies import ForkResult
 from forkbed.api.codec import decode
-from forkbed.api.contract import ForkResult
 
 _SIZES = {1: 2, 2: 5, 4: 2, 8: 1}  # machines: rounds; half as many while one writes
 _READY_ROUNDS = 9  # of 2 machines, for which there are targets

@@ -13,7 +13,7 @@ from forkbed.core.operations.records import Operation, OperationStatus, StepStat
 from forkbed.core.systems.spec import UplinkKind
 from forkbed.core.systems.view import Power
 from forkbed.drivers.simulated.world import Fault, SimulatedMachine
-from forkbed.engine.branching import ForkOptions, SnapshotOptions
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
 from forkbed.engine.requests import PowerAction
 from tests.simulated.installation import (
     PERSON,

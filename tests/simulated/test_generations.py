@@ -9,7 +9,7 @@ import pytest
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.operations.records import Operation, OperationKind, OperationStatus
 from forkbed.core.systems.view import Power
-from forkbed.engine.branching import ForkOptions, SnapshotOptions
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
 from forkbed.engine.requests import PowerAction
 from tests.simulated.installation import (
     KEPT_IN_MEMORY_S,

@@ -11,7 +11,7 @@ from forkbed.base.ids import SnapshotId
 from forkbed.core.operations.records import OperationStatus
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.drivers.simulated.world import Fault
-from forkbed.engine.branching import ForkOptions, SnapshotOptions
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
 from forkbed.engine.requests import GarbageItem
 from tests.simulated.installation import PERSON, TWO_MACHINES, Installation, succeeded, wait_for
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forkbed.api.contract import BundleBody, bundle_body, bundle_of
+from forkbed.api.bodies import BundleBody, bundle_body, bundle_of
 from forkbed.core.rehearsals.bundle import StepsBundle
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.engine.promoting import DiffOptions, RehearseOptions

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from secrets import choice
 from typing import NewType
-from uuid import uuid4
 
 InstallationId = NewType("InstallationId", str)  # 4 characters; in every name that Forkbed gives on a host
 SystemId = NewType("SystemId", str)
@@ -31,11 +29,15 @@ DrawId = Callable[[int], str]
 
 def draw_id(length: int) -> str:
     """A random id of `length` characters from the operating system's generator."""
+    from secrets import choice  # here, as every command imports this module, and few draw
+
     return "".join(choice(_ALPHABET) for _ in range(length))
 
 
 def draw_uuid() -> str:
     """A random UUID from the operating system's generator."""
+    from uuid import uuid4
+
     return str(uuid4())
 
 

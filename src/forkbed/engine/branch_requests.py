@@ -27,7 +27,7 @@ from forkbed.engine.branch_goals import (
     RollbackGoal,
     SnapshotGoal,
 )
-from forkbed.engine.branching import ForkOptions, SnapshotOptions
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
 from forkbed.engine.cutting import alive_machines, check_cuttable
 from forkbed.engine.folding import SHORTEST
 from forkbed.engine.options import Options

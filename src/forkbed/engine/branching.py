@@ -1,4 +1,4 @@
-"""What can be asked about snapshots, forks and their history: options, and views that answer.
+"""What can be asked about snapshots, forks and their history, and views that answer.
 
 Standard library only, like `requests`: the command line imports it.
 """
@@ -12,30 +12,8 @@ from typing import Protocol
 
 from forkbed.core.networks.intents import Intent
 from forkbed.core.operations.records import Operation
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
 from forkbed.engine.requests import Request
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotOptions:
-    """`name` "": one is made of the time. `expires_in_s` None: it stays until somebody deletes it."""
-
-    name: str = ""
-    disks_only: bool = False
-    message: str = ""
-    expires_in_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ForkOptions:
-    """`at`: a snapshot's name, "" for now. `cold`: disks only, the machines boot. With `count` above 1 the forks
-    are called `name-1`, `name-2`, …"""
-
-    name: str
-    at: str = ""
-    cold: bool = False
-    count: int = 1
-    expires_in_s: float | None = None
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,10 @@ from forkbed.core.rehearsals.records import Rehearsal
 from forkbed.core.systems.bundle import ManifestBundle
 from forkbed.core.systems.spec import ResolvedMachine
 from forkbed.core.systems.view import Power, SystemView
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
 from forkbed.engine.branch_requests import BranchRequests
 from forkbed.engine.branch_runner import BRANCHING, BranchRunner
-from forkbed.engine.branching import ForkOptions, IntentView, SnapshotOptions, SnapshotSummary, TreeNode
+from forkbed.engine.branching import IntentView, SnapshotSummary, TreeNode
 from forkbed.engine.description import Description
 from forkbed.engine.dispatcher import Dispatcher, RunToEnd
 from forkbed.engine.garbage import Garbage, take_back_unfinished

@@ -11,12 +11,7 @@ from forkbed.core.networks.intents import Intent
 from forkbed.core.snapshots.records import Snapshot, SnapshotStatus
 from forkbed.core.systems.spec import ResolvedNetwork, UplinkKind
 from forkbed.core.systems.view import SystemView
-from forkbed.engine.branching import (
-    IntentView,
-    SnapshotSummary,
-    TreeKind,
-    TreeNode,
-)
+from forkbed.engine.branching import IntentView, SnapshotSummary, TreeKind, TreeNode
 from forkbed.engine.cutting import machine_summary
 from forkbed.engine.description import Description
 from forkbed.engine.host import Host

@@ -18,8 +18,8 @@ from forkbed.core.rehearsals.records import (
 from forkbed.core.rehearsals.refusals import Refusal, asleep_refusal, freeze_refusal, promotion_refusal
 from forkbed.core.systems.branch import Draws, roll_back, waking_goal
 from forkbed.core.systems.generations import kept_name
+from forkbed.engine.branch_options import ForkOptions
 from forkbed.engine.branch_requests import BranchRequests
-from forkbed.engine.branching import ForkOptions
 from forkbed.engine.cutting import alive_machines, check_cuttable
 from forkbed.engine.host import Host
 from forkbed.engine.maintenance import has_hooks

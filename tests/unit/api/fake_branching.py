@@ -11,15 +11,8 @@ from forkbed.api.codec import encode
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.networks.intents import Intent, IntentKind
 from forkbed.core.operations.records import Operation, OperationKind
-from forkbed.engine.branching import (
-    ForkOptions,
-    IntentView,
-    MachineCutSummary,
-    SnapshotOptions,
-    SnapshotSummary,
-    TreeKind,
-    TreeNode,
-)
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
+from forkbed.engine.branching import IntentView, MachineCutSummary, SnapshotSummary, TreeKind, TreeNode
 from forkbed.engine.requests import Request, SystemSummary
 
 CUT_AT = 1_795_269_731.0  # 14:02:11 UTC

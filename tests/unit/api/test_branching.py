@@ -8,13 +8,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from forkbed.api.bodies import ForkResult
 from forkbed.api.client import Client
 from forkbed.api.codec import decode
-from forkbed.api.contract import ForkResult
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.networks.intents import IntentKind
 from forkbed.core.operations.records import OperationKind
-from forkbed.engine.branching import ForkOptions, SnapshotOptions, TreeKind, TreeNode
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
+from forkbed.engine.branching import TreeKind, TreeNode
 from tests.unit.api.fake import FakeController
 from tests.unit.api.fake_branching import BOSS, CUT_AT, SNAPSHOT, STOPPED
 

@@ -4,15 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forkbed.api.contract import (
-    BundleBody,
-    bundle_body,
-    bundle_of,
-    entity_tag,
-    quote_command,
-    revision_of_tag,
-    unquote_command,
-)
+from forkbed.api.bodies import BundleBody, bundle_body, bundle_of
+from forkbed.api.contract import entity_tag, quote_command, revision_of_tag, unquote_command
 from forkbed.api.problems import error_of, error_of_status, problem_json
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.core.systems.bundle import ManifestBundle

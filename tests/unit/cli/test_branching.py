@@ -12,7 +12,8 @@ import pytest
 from forkbed.base.errors import Kind
 from forkbed.cli.branch_view import clock, fork_mark, instant, short_time, tree_rows
 from forkbed.core.networks.intents import IntentKind
-from forkbed.engine.branching import ForkOptions, SnapshotOptions, TreeKind, TreeNode
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
+from forkbed.engine.branching import TreeKind, TreeNode
 from tests.unit.api.fake import FakeController
 from tests.unit.api.fake_branching import CUT_AT, SNAPSHOT
 from tests.unit.cli.conftest import Cli

@@ -1,22 +1,20 @@
-"""The client's part for snapshots and forks."""
+"""The client's part for snapshots and forks. As in `upgrades`, methods import the types that they need."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from forkbed.api.client.calls import Calls, segment
 from forkbed.api.client.following import follow
 from forkbed.api.client.transport import PATIENCE_S
 from forkbed.api.codec import decode
-from forkbed.api.contract import PREFIX, RollbackBody
-from forkbed.core.operations.records import Operation
-from forkbed.engine.branching import (
-    ForkOptions,
-    IntentView,
-    SnapshotOptions,
-    SnapshotSummary,
-    TreeNode,
-)
+from forkbed.api.contract import PREFIX
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
+
+if TYPE_CHECKING:
+    from forkbed.core.operations.records import Operation
+    from forkbed.engine.branching import IntentView, SnapshotSummary, TreeNode
 
 
 class BranchingCalls(Calls):
@@ -36,6 +34,8 @@ class BranchingCalls(Calls):
 
     def snapshots(self, system: str) -> Sequence[SnapshotSummary]:
         """The oldest first, automatic ones too."""
+        from forkbed.engine.branching import SnapshotSummary
+
         return self._list(SnapshotSummary, f"{_path(system)}/snapshots")
 
     def snapshot_delete(
@@ -49,6 +49,8 @@ class BranchingCalls(Calls):
         self, system: str, snapshot: str, *, if_match: int | None = None, idempotency_key: str | None = None
     ) -> Operation:
         """Go back to a snapshot. The operation's result holds `kept`: the snapshot of what was replaced."""
+        from forkbed.api.bodies import RollbackBody
+
         path, body = f"{_path(system)}/rollback", RollbackBody(snapshot)
         return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
 
@@ -79,14 +81,20 @@ class BranchingCalls(Calls):
 
     def tree(self, system: str | None = None) -> Sequence[TreeNode]:
         """All roots, or the one tree that the system belongs to."""
+        from forkbed.engine.branching import TreeNode
+
         return self._list(TreeNode, "/tree", system=system)
 
     def intents(self, fork: str, *, after: int = 0, limit: int = 1000) -> Sequence[IntentView]:
         """What the machines of a fork tried to do to the world, oldest first."""
+        from forkbed.engine.branching import IntentView
+
         return self._list(IntentView, f"{_path(fork)}/intents", after=after, limit=limit)
 
     def follow_intents(self, fork: str, *, after: int = 0) -> Iterator[IntentView]:
         """Intents after that cursor and those to come; raises NOT_FOUND once the fork is gone."""
+        from forkbed.engine.branching import IntentView
+
         path = f"{PREFIX}{_path(fork)}/intents"
         stream = follow(self._transport, path, params={}, after=after, patience_s=PATIENCE_S)
         return (decode(IntentView, data) for data in stream)

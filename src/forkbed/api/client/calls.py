@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from secrets import token_hex
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from forkbed.api.client.transport import Transport
 from forkbed.api.codec import decode, encode
 from forkbed.api.contract import IDEMPOTENCY_HEADER, IF_MATCH_HEADER, PREFIX, entity_tag
 from forkbed.base.errors import OperationalError
-from forkbed.core.operations.records import Operation
+
+if TYPE_CHECKING:
+    from forkbed.core.operations.records import Operation
 
 OnGap = Callable[[OperationalError], None]
 
@@ -70,10 +72,12 @@ class Calls:
         idempotency_key: str | None = None,
     ) -> Operation:
         answer = self._write(method, path, body, if_match=if_match, idempotency_key=idempotency_key)
+        from forkbed.core.operations.records import Operation  # not before it is under way
+
         return decode(Operation, answer)
 
     def _write_headers(self, if_match: int | None, idempotency_key: str | None) -> dict[str, str]:
-        headers = {IDEMPOTENCY_HEADER: idempotency_key or token_hex(16)}
+        headers = {IDEMPOTENCY_HEADER: idempotency_key or os.urandom(16).hex()}
         if if_match is not None:
             headers[IF_MATCH_HEADER] = entity_tag(if_match)
         return headers

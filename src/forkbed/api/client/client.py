@@ -2,6 +2,8 @@
 
 Failures are `OperationalError`, the same as the engine raised. Methods that change something answer at once
 with the operation; `wait` follows it to its end.
+
+Types are imported by the methods that need them: they are many, and a command needs few.
 """
 
 from __future__ import annotations
@@ -16,35 +18,24 @@ from forkbed.api.client.following import follow
 from forkbed.api.client.transport import PATIENCE_S
 from forkbed.api.client.upgrades import UpgradeCalls
 from forkbed.api.codec import decode
-from forkbed.api.contract import (
-    OCTETS,
-    PREFIX,
-    BundleBody,
-    DownBody,
-    ExportFormat,
-    GarbageBody,
-    PowerBody,
-    TagBody,
-    bundle_body,
-    up_body,
-)
-from forkbed.core.operations.records import Event, Operation
-from forkbed.core.systems.bundle import ManifestBundle
-from forkbed.engine.requests import (
-    GarbageReport,
-    OperationDetail,
-    PlanView,
-    PowerAction,
-    RevisionSummary,
-    SystemDetail,
-    SystemSummary,
-    UpOptions,
-)
-from forkbed.ports.images import ImageView, RecipeBundle, TagMove
+from forkbed.api.contract import OCTETS, PREFIX, ExportFormat
 
 if TYPE_CHECKING:
     from forkbed.api.client.streams import GuestConnection
+    from forkbed.core.operations.records import Event, Operation
+    from forkbed.core.systems.bundle import ManifestBundle
+    from forkbed.engine.requests import (
+        GarbageReport,
+        OperationDetail,
+        PlanView,
+        PowerAction,
+        RevisionSummary,
+        SystemDetail,
+        SystemSummary,
+        UpOptions,
+    )
     from forkbed.ports.guests import CommandRequest
+    from forkbed.ports.images import ImageView, RecipeBundle, TagMove
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -58,20 +49,26 @@ class Client(BranchingCalls, UpgradeCalls):
 
     # systems
 
-    def plan(self, bundle: ManifestBundle, options: UpOptions = UpOptions()) -> PlanView:  # noqa: B008
+    def plan(self, bundle: ManifestBundle, options: UpOptions | None = None) -> PlanView:
         """What `up` would do. Raises INVALID with every error of the manifest in `details`."""
-        return decode(PlanView, self._write("POST", "/plans", up_body(bundle, options)))
+        from forkbed.api.bodies import up_body
+        from forkbed.engine.requests import PlanView, UpOptions
+
+        return decode(PlanView, self._write("POST", "/plans", up_body(bundle, options or UpOptions())))
 
     def up(
         self,
         bundle: ManifestBundle,
-        options: UpOptions = UpOptions(),  # noqa: B008
+        options: UpOptions | None = None,
         *,
         if_match: int | None = None,
         idempotency_key: str | None = None,
     ) -> Operation:
         """Accept a manifest and make it true."""
-        body = up_body(bundle, options)
+        from forkbed.api.bodies import up_body
+        from forkbed.engine.requests import UpOptions
+
+        body = up_body(bundle, options or UpOptions())
         return self._start("/systems", body, if_match=if_match, idempotency_key=idempotency_key)
 
     def down(
@@ -83,6 +80,8 @@ class Client(BranchingCalls, UpgradeCalls):
         idempotency_key: str | None = None,
     ) -> Operation:
         """Shut a system's machines down; with `delete`, remove it with its data."""
+        from forkbed.api.bodies import DownBody
+
         path = f"/systems/{segment(system)}/down"
         return self._start(path, DownBody(delete), if_match=if_match, idempotency_key=idempotency_key)
 
@@ -97,20 +96,28 @@ class Client(BranchingCalls, UpgradeCalls):
         idempotency_key: str | None = None,
     ) -> Operation:
         """Start, stop, restart, pause or resume some or (with none named) all machines."""
+        from forkbed.api.bodies import PowerBody
+
         path = f"/systems/{segment(system)}/power"
         body = PowerBody(action, machines, force)
         return self._start(path, body, if_match=if_match, idempotency_key=idempotency_key)
 
     def systems(self) -> Sequence[SystemSummary]:
         """All systems."""
+        from forkbed.engine.requests import SystemSummary
+
         return self._list(SystemSummary, "/systems")
 
     def system(self, name: str, *, revision: int | None = None) -> SystemDetail:
         """One system as it is, with the manifest of its current (or the given) revision."""
+        from forkbed.engine.requests import SystemDetail
+
         return decode(SystemDetail, self._get(f"/systems/{segment(name)}", revision=revision))
 
     def history(self, name: str) -> Sequence[RevisionSummary]:
         """Every accepted manifest of a system."""
+        from forkbed.engine.requests import RevisionSummary
+
         return self._list(RevisionSummary, f"/systems/{segment(name)}/revisions")
 
     # operations and events
@@ -119,10 +126,14 @@ class Client(BranchingCalls, UpgradeCalls):
         self, *, system: str | None = None, active_only: bool = False, limit: int = 100
     ) -> Sequence[Operation]:
         """The newest first, without their results: `operation` has them."""
+        from forkbed.core.operations.records import Operation
+
         return self._list(Operation, "/operations", system=system, active=active_only, limit=limit)
 
     def operation(self, operation_id: str) -> OperationDetail:
         """An operation with its journal."""
+        from forkbed.engine.requests import OperationDetail
+
         return decode(OperationDetail, self._get(f"/operations/{segment(operation_id)}"))
 
     def cancel(self, operation_id: str) -> Operation:
@@ -141,6 +152,8 @@ class Client(BranchingCalls, UpgradeCalls):
 
         Survives a restart of the server: the steps may then come again.
         """
+        from forkbed.engine.requests import OperationDetail
+
         path = f"{PREFIX}/operations/{segment(operation_id)}/events"
         stream = follow(self._transport, path, params={}, after=after, patience_s=patience_s, on_gap=on_gap)
         for data in stream:
@@ -160,10 +173,14 @@ class Client(BranchingCalls, UpgradeCalls):
 
     def events(self, *, after: int = 0, system: str | None = None, limit: int = 1000) -> Sequence[Event]:
         """What happened, oldest first."""
+        from forkbed.core.operations.records import Event
+
         return self._list(Event, "/events", after=after, system=system, limit=limit)
 
     def follow_events(self, *, after: int = 0, system: str | None = None) -> Iterator[Event]:
         """What happened after that event and what happens, without end."""
+        from forkbed.core.operations.records import Event
+
         params = {} if system is None else {"system": system}
         stream = follow(
             self._transport, f"{PREFIX}/events", params=params, after=after, patience_s=PATIENCE_S
@@ -174,20 +191,29 @@ class Client(BranchingCalls, UpgradeCalls):
 
     def images(self) -> Sequence[ImageView]:
         """All images."""
+        from forkbed.ports.images import ImageView
+
         return self._list(ImageView, "/images")
 
     def image(self, ref: str) -> ImageView:
         """One image, by name, name with channel, or id."""
+        from forkbed.ports.images import ImageView
+
         return decode(ImageView, self._get(f"/images/{segment(ref)}"))
 
     def image_build(self, recipe: RecipeBundle, *, idempotency_key: str | None = None) -> Operation:
         """Build an image from a recipe."""
+        from forkbed.api.bodies import bundle_body
+        from forkbed.core.systems.bundle import ManifestBundle
+
         bundle = ManifestBundle(recipe.file_name, recipe.text, files=recipe.files)
-        body: BundleBody = bundle_body(bundle)
+        body = bundle_body(bundle)
         return self._start("/images/builds", body, idempotency_key=idempotency_key)
 
     def image_import(self, file: BinaryIO, name: str, *, size_bytes: int | None = None) -> Operation:
         """Upload an image file from where `file` stands to its end."""
+        from forkbed.core.operations.records import Operation
+
         headers = self._write_headers(None, None) | {"Content-Type": OCTETS}
         if size_bytes is not None:
             headers["Content-Length"] = str(size_bytes)
@@ -218,10 +244,15 @@ class Client(BranchingCalls, UpgradeCalls):
 
     def image_tag(self, ref: str, name: str) -> TagMove:
         """Point a name with its channel (`boss:production`) to an image."""
+        from forkbed.api.bodies import TagBody
+        from forkbed.ports.images import TagMove
+
         return decode(TagMove, self._write("POST", f"/images/{segment(ref)}/tags", TagBody(name)))
 
     def image_history(self, name: str) -> Sequence[TagMove]:
         """What a name pointed to, the oldest first."""
+        from forkbed.ports.images import TagMove
+
         return self._list(TagMove, f"/images/{segment(name)}/tags")
 
     # machines
@@ -261,6 +292,9 @@ class Client(BranchingCalls, UpgradeCalls):
 
     def garbage(self, *, dry_run: bool = False) -> GarbageReport:
         """Remove, or with `dry_run` only tell, what belongs to no system."""
+        from forkbed.api.bodies import GarbageBody
+        from forkbed.engine.requests import GarbageReport
+
         return decode(GarbageReport, self._write("POST", "/garbage-collections", GarbageBody(dry_run)))
 
     def about(self) -> Mapping[str, object]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from forkbed.api.client.calls import Calls, segment
 from forkbed.api.codec import decode
-from forkbed.core.operations.records import Operation
 
 if TYPE_CHECKING:
+    from forkbed.core.operations.records import Operation
     from forkbed.core.rehearsals.bundle import StepsBundle
     from forkbed.core.rehearsals.records import Rehearsal
     from forkbed.engine.promoting import (

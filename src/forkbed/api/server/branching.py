@@ -10,8 +10,9 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
+from forkbed.api.bodies import RollbackBody
 from forkbed.api.codec import encode
-from forkbed.api.contract import EVENT_STREAM, RollbackBody
+from forkbed.api.contract import EVENT_STREAM
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS, problems
 from forkbed.api.server.context import Api, Shared
 from forkbed.api.server.event_streams import follow_intents, stream_response
@@ -19,7 +20,8 @@ from forkbed.api.server.operations import STREAM, LastEventId, SystemFilter
 from forkbed.api.server.systems import SystemName
 from forkbed.api.server.writes import Write, accepted
 from forkbed.core.operations.records import Operation
-from forkbed.engine.branching import ForkOptions, IntentView, SnapshotOptions, SnapshotSummary, TreeNode
+from forkbed.engine.branch_options import ForkOptions, SnapshotOptions
+from forkbed.engine.branching import IntentView, SnapshotSummary, TreeNode
 
 router = APIRouter(tags=["snapshots and forks"])
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from forkbed.api.contract import GarbageBody
+from forkbed.api.bodies import GarbageBody
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS
 from forkbed.api.server.context import Api
 from forkbed.api.server.writes import Write, accepted

@@ -11,7 +11,8 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
-from forkbed.api.contract import OCTETS, BundleBody, ExportFormat, TagBody, bundle_of
+from forkbed.api.bodies import BundleBody, TagBody, bundle_of
+from forkbed.api.contract import OCTETS, ExportFormat
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS, Responses
 from forkbed.api.server.context import Api, Shared
 from forkbed.api.server.transfers import receive_file, reserve_path, send_and_remove

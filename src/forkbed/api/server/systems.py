@@ -7,7 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from forkbed.api.contract import DownBody, PowerBody, UpBody, bundle_of, entity_tag, up_options
+from forkbed.api.bodies import DownBody, PowerBody, UpBody, bundle_of, up_options
+from forkbed.api.contract import entity_tag
 from forkbed.api.server.answers import READ_PROBLEMS, WRITE_PROBLEMS
 from forkbed.api.server.context import Api
 from forkbed.api.server.writes import Write, accepted

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from forkbed.api.codec import decode
 from forkbed.base.errors import Kind, OperationalError
-from forkbed.cli.commands.snapshots import NoWait
+from forkbed.cli.commands.parameters import NoWait
 from forkbed.cli.diff_view import Part, print_difference
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, say

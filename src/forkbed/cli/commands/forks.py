@@ -1,26 +1,22 @@
-"""`fork`, `discard`, `tree`, `intents`."""
+"""`fork`, `discard`.
+
+What tells of the outcome is imported once it is under way, which should not wait for that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from forkbed.api.client import Client
-from forkbed.api.codec import decode
-from forkbed.api.contract import ForkResult
-from forkbed.cli.branch_view import TREE_HEADINGS, freeze_lines, instant, tree_rows
-from forkbed.cli.commands.snapshots import Expires, IfRevision, Message, NoWait, seconds
-from forkbed.cli.intent_view import HEADINGS, line, row
+from forkbed.cli.commands.parameters import Expires, IfRevision, Message, NoWait, seconds
 from forkbed.cli.invocation import current
-from forkbed.cli.output import emit, emit_line, say, table
+from forkbed.cli.output import say
 from forkbed.cli.targets import system_name
-from forkbed.cli.waiting import complete
-from forkbed.core.operations.records import Operation
-from forkbed.engine.branching import ForkOptions, IntentView
+from forkbed.engine.branch_options import ForkOptions
 
-_PAGE = 10_000
+if TYPE_CHECKING:
+    from forkbed.core.operations.records import Operation
 
 
 def fork(
@@ -51,6 +47,9 @@ def fork(
     options = ForkOptions(name, at, cold, count, seconds("--expires", expires), message)
     with current().client() as client:
         operation = client.fork(system_name(system), options, if_match=if_revision)
+
+        from forkbed.cli.waiting import complete
+
         ended = complete(client, operation, wait=not no_wait)
     if ended is not None:
         _tell_fork(system, ended)
@@ -67,7 +66,11 @@ def discard(
     ```
     """
     with current().client() as client:
-        ended = complete(client, client.discard(system_name(name)), wait=not no_wait)
+        operation = client.discard(system_name(name))
+
+        from forkbed.cli.waiting import complete
+
+        ended = complete(client, operation, wait=not no_wait)
     if ended is None:
         return 0
     kept_for = (ended.result or {}).get("kept_for")
@@ -78,63 +81,11 @@ def discard(
     return 0
 
 
-def tree(system: str | None = None, /) -> None:
-    """Draw the lineage: systems, and below each its snapshots and forks, with times, sizes and notes.
-
-    ```
-    forkbed tree
-    forkbed tree boss-ops
-    ```
-    """
-    with current().client() as client:
-        roots = client.tree(None if system is None else system_name(system))
-    if not emit(roots):
-        table(TREE_HEADINGS, tree_rows(roots), empty="there are no systems; bring one up: forkbed up FILE")
-
-
-def intents(
-    name: Annotated[str, Parameter(name="FORK", help="The fork.")],
-    /,
-    *,
-    follow: Annotated[bool, Parameter(name=["--follow", "-f"], help="Go on with what it tries.")] = False,
-    after: Annotated[int, Parameter(help="Only those with a higher number.")] = 0,
-    tail: Annotated[int | None, Parameter(help="Only the last so many.")] = None,
-) -> None:
-    """Show what a fork tried to do to the world: names it asked for, requests, mails, connections.
-
-    Nothing of it left the host. Under `--json` with `--follow`, one line of JSON for each.
-
-    ```
-    forkbed intents boss-try
-    forkbed intents boss-try --follow
-    forkbed intents boss-try --json | jq '.[] | select(.intent.kind == "smtp")'
-    ```
-    """
-    with current().client() as client:
-        found = list(_all_intents(client, system_name(name), after))
-        shown = found if tail is None else found[max(0, len(found) - tail) :]
-        if not follow:
-            if not emit(shown):
-                table(HEADINGS, map(row, shown), empty=f"{name} has not tried anything")
-            return
-        for view in shown:
-            _print_line(view)
-        for view in client.follow_intents(name, after=found[-1].cursor if found else after):
-            _print_line(view)
-
-
-def _all_intents(client: Client, fork: str, after: int) -> Iterator[IntentView]:
-    while page := client.intents(fork, after=after, limit=_PAGE):
-        yield from page
-        after = page[-1].cursor
-
-
-def _print_line(view: IntentView) -> None:
-    if not emit_line(view):
-        print(line(view), flush=True)
-
-
 def _tell_fork(system: str, operation: Operation) -> None:
+    from forkbed.api.bodies import ForkResult
+    from forkbed.api.codec import decode
+    from forkbed.cli.branch_view import freeze_lines, instant
+
     made = decode(ForkResult, operation.result or {})
     for name in made.forks:
         print(name)

@@ -7,8 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from forkbed.api.client import Client
-from forkbed.base.errors import Kind, OperationalError
-from forkbed.base.units import format_size, parse_duration_s
+from forkbed.base.units import format_size
 from forkbed.cli.branch_view import (
     FREEZE_HEADINGS,
     SNAPSHOT_HEADINGS,
@@ -17,22 +16,14 @@ from forkbed.cli.branch_view import (
     instant,
     snapshot_row,
 )
+from forkbed.cli.commands.parameters import Expires, IfRevision, Message, NoWait, seconds
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, say, table
 from forkbed.cli.targets import system_name
 from forkbed.cli.waiting import complete, finish
-from forkbed.engine.branching import SnapshotOptions
+from forkbed.engine.branch_options import SnapshotOptions
 
 SnapshotName = Annotated[str, Parameter(help="The snapshot's name; `forkbed snapshots SYSTEM` lists them.")]
-Message = Annotated[str, Parameter(name=["--message", "-m"], help="A note on what it is for.")]
-Expires = Annotated[
-    str | None,
-    Parameter(help="Remove it after this time, such as 2h or 7d, unless something needs it."),
-]
-NoWait = Annotated[bool, Parameter(name="--no-wait", help="Only start the operation and print its id.")]
-IfRevision = Annotated[
-    int | None, Parameter(name="--if-revision", help="Only if the system is at this revision.")
-]
 
 
 def snapshot(
@@ -145,19 +136,6 @@ def fold(system: str, /, *, no_wait: NoWait = False) -> int:
     """
     with current().client() as client:
         return finish(client, client.fold(system_name(system)), wait=not no_wait)
-
-
-def seconds(option: str, text: str | None) -> float | None:
-    """The seconds of an option's time span. Raises INVALID for what is none."""
-    if text is None:
-        return None
-    try:
-        span_s = parse_duration_s(text)
-    except ValueError as error:
-        raise OperationalError(Kind.INVALID, f"{option} {text}", str(error), f"{option} 2h") from error
-    if span_s <= 0:
-        raise OperationalError(Kind.INVALID, f"{option} {text}", "the time must be above 0", f"{option} 2h")
-    return span_s
 
 
 def _tell_snapshot(client: Client, system: str, name: str) -> None:

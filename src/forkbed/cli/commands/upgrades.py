@@ -12,7 +12,7 @@ from forkbed.api.codec import decode
 from forkbed.api.upgrades import PromoteResult, RehearseResult, RevertResult
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.cli.branch_view import short_time
-from forkbed.cli.commands.snapshots import IfRevision, NoWait, seconds
+from forkbed.cli.commands.parameters import IfRevision, NoWait, seconds
 from forkbed.cli.invocation import current
 from forkbed.cli.output import emit, printable, say, state, styled, table, when
 from forkbed.cli.rehearsal_view import (
