@@ -6,6 +6,7 @@ Every `ensure_…` answers whether it changed anything, and touches nothing that
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
@@ -20,6 +21,8 @@ from forkbed.base.errors import Kind, OperationalError
 
 _UP = 1
 _MAIN_TABLE, _LOCAL, _SCOPE_LINK, _SCOPE_HOST = 254, 2, 253, 254
+_CARRIER_TIMEOUT_S = 2.0  # the kernel may take its time, up to a second, to notice
+_POLL_S = 0.002
 _SYSCTLS = Path("/proc/sys/net")
 
 
@@ -144,6 +147,18 @@ class Links:
             lambda: self._netlink.link("set", index=link.index, master=master.index),
         )
         return True
+
+    def await_carrier(self, *names: str) -> None:
+        """Wait until the kernel thinks these plugged in, or for 2 s: before, they forward nothing.
+
+        What is sent there meanwhile is lost.
+        """
+        deadline = time.monotonic() + _CARRIER_TIMEOUT_S
+        while time.monotonic() < deadline:
+            found = [self.find(name) for name in names]
+            if all(link is not None and link.has_carrier for link in found):
+                return
+            time.sleep(_POLL_S)
 
     def ensure_absent(self, name: str) -> bool:
         """Remove the interface, a veth with both ends."""

@@ -132,6 +132,8 @@ class Segment:
         changed |= self._ensure_host_links(spec, namespaces.run_inside(path, _indices))
         changed |= namespaces.run_inside(path, lambda: self._ensure_inside(spec))
         changed |= self._dnsmasq(spec.record.label).ensure(spec.dnsmasq_files)
+        with Links() as links:  # last: by now the kernel knows, but for those that somebody made who died
+            links.await_carrier(self.service_port, *([self.transit] if spec.record.transit else []))
         if is_begun:
             recorder.await_service()
         return changed or is_begun

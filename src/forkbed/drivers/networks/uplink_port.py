@@ -7,7 +7,6 @@ either. Of the host's bridge nothing is changed but that it has one port more.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from forkbed.drivers.networks import namespaces
 from forkbed.drivers.networks.links import Link, Links, ensure_no_ipv6
 
 _USUAL_MTU = 1500
-_CARRIER_TIMEOUT_S = 2.0  # the kernel may take its time, up to a second, to notice
-_POLL_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class UplinkPort:
         changed |= links.ensure_up(self.outer, mac=f"fe:ff{mac[2:-3]}")
         changed |= links.ensure_master(self.inner, self.bridge)
         changed |= links.ensure_up(self.inner)
-        self._await_carrier(links)  # also if somebody died right after making it
+        links.await_carrier(self.inner, self.outer)  # also if somebody died right after making it
         joined = links.ensure_master(self.outer, host_bridge)
         return changed or joined, joined
 
@@ -83,12 +80,3 @@ class UplinkPort:
             and outer is not None
             and outer.master_index == outside.index
         )
-
-    def _await_carrier(self, links: Links) -> None:
-        """A port that the kernel does not think plugged in yet forwards nothing, and what is sent there is lost."""
-        deadline = time.monotonic() + _CARRIER_TIMEOUT_S
-        while time.monotonic() < deadline:
-            found = [links.find(name) for name in (self.inner, self.outer)]
-            if all(link is not None and link.has_carrier for link in found):
-                return
-            time.sleep(_POLL_S)
