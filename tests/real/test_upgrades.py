@@ -220,6 +220,7 @@ def comes_back_from_disk(installation: Installation) -> None:
         return [g["state"] for g in generations] == ["live", "saved"]
 
     installation.await_that(is_saved, "it is saved")
+    installation.await_idle()  # it looks saved a moment before the operation that saves it ends
     assert not [name for name in installation.domains() if OLD in name]
     go_back(installation)
     restart(installation)
