@@ -35,7 +35,7 @@ from benchmarks.report import Figure, Report
 from forkbed.api.bodies import ForkResult
 from forkbed.api.codec import decode
 
-_SIZES = {1: 2, 2: 5, 4: 2, 8: 1}  # machines: rounds; half as many while one writes
+_SIZES = {1: 2, 2: 9, 4: 2, 8: 1}  # machines: rounds; half as many while one writes
 _READY_ROUNDS = 9  # of 2 machines, for which there are targets
 _LARGE_ROUNDS = 2
 _FORKS = (1, 2, 4, 8)
