@@ -96,7 +96,7 @@ class Submission:
         if isinstance(answer, Refuse):
             other = answer.because
             # of what Forkbed does by itself, the kind alone says little
-            why = f": {other.requester.command}" if other.requester.account == "forkbed" else ""
+            why = "" if other.requester.is_person else f": {other.requester.command}"
             raise OperationalError(
                 Kind.BUSY,
                 f"system {other.subject}",

@@ -187,7 +187,7 @@ class Supervisor:
             system_id=system.id,
             subject=system.name,
             goal=goal,
-            requester=Requester(0, "forkbed", "; ".join(deviation.reasons)),
+            requester=Requester.itself("; ".join(deviation.reasons)),
             status=OperationStatus.QUEUED,
             created_at=self._around.host.clock.now(),
         )

@@ -115,7 +115,7 @@ class Upkeep:
             system_id=record.id,
             subject=record.name,
             goal=goal,
-            requester=Requester(0, "forkbed", reason),
+            requester=Requester.itself(reason),
             status=OperationStatus.QUEUED,
             created_at=now,
         )

@@ -8,15 +8,17 @@ from forkbed.base.ids import OperationId, SystemId
 from forkbed.core.operations.records import Operation, OperationKind, OperationStatus, Requester
 from forkbed.core.operations.rules import Admit, Refuse, admit
 
+PERSON = Requester(0, "root", "")
 
-def under_way(kind: OperationKind) -> Operation:
+
+def under_way(kind: OperationKind, requester: Requester = PERSON) -> Operation:
     return Operation(
         id=OperationId("o1"),
         kind=kind,
         system_id=SystemId("s1"),
         subject="demo",
         goal={},
-        requester=Requester(0, "root", ""),
+        requester=requester,
         status=OperationStatus.RUNNING,
         created_at=0.0,
     )
@@ -47,3 +49,10 @@ def test_nothing_stands_in_the_way_of_the_first(kind: OperationKind) -> None:
 def test_who_gives_way(wanted: OperationKind, active: OperationKind, admitted: bool) -> None:
     answer = admit(wanted, [under_way(active)])
     assert answer == (Admit((OperationId("o1"),)) if admitted else Refuse(under_way(active)))
+
+
+def test_a_fold_of_its_own_gives_way_to_a_persons() -> None:
+    own = under_way(OperationKind.FOLD, Requester.itself("a volume's chain has grown long"))
+    assert admit(OperationKind.FOLD, [own]) == Admit((own.id,))
+    persons = under_way(OperationKind.FOLD)
+    assert admit(OperationKind.FOLD, [persons]) == Refuse(persons)

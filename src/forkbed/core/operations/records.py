@@ -11,6 +11,8 @@ from enum import StrEnum
 
 from forkbed.base.ids import OperationId, SystemId
 
+_ITSELF = "forkbed"
+
 
 class OperationKind(StrEnum):
     UP = "up"
@@ -55,6 +57,16 @@ class Requester:
     uid: int
     account: str
     command: str
+
+    @classmethod
+    def itself(cls, reason: str) -> Requester:
+        """Forkbed, of its own accord."""
+        return cls(0, _ITSELF, reason)
+
+    @property
+    def is_person(self) -> bool:
+        """Whether somebody asked, not Forkbed itself."""
+        return (self.uid, self.account) != (0, _ITSELF)
 
 
 @dataclass(frozen=True, slots=True)
