@@ -22,6 +22,7 @@ from benchmarks.forked import (
     Agents,
     SilentGuests,
     System,
+    await_calm,
     client,
     disk_used,
     largest_gap,
@@ -300,6 +301,7 @@ def _plain(look: Look, *, together: bool) -> Taken:
 def _take(look: Look, copies: Sequence[str], fork: Callable[[], AbstractContextManager[None]]) -> Taken:
     """Look at a fork from outside."""
     made, agents = look.made, look.agents
+    await_calm()
     before = disk_used(made.bench.state_dir)
     nobody: dict[str, list[float]] = {}
     with client(made) if look.watched else nullcontext(nobody) as answers:

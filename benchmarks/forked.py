@@ -28,6 +28,8 @@ _HERE = Path(__file__).parent
 _SOURCES = ("poller.py", "plain_fork.py")
 _AGENT_LIMIT_S = 120.0
 _SETTLED_GAP_S = 0.1
+_CALM_S, _CALM_LIMIT_S = 3.0, 60.0
+_NAP_S, _LATE_S = 0.005, 0.02
 _SECTOR_BYTES = 512
 
 
@@ -131,6 +133,22 @@ def largest_gap(times: Sequence[float], since: float, until: float) -> tuple[flo
     """The longest time without an answer in between, and when it began."""
     inside = [since, *(time for time in times if since < time < until), until]
     return max((later - earlier, earlier) for earlier, later in pairwise(inside))
+
+
+def await_calm() -> None:
+    """Return when nothing has held this machine up for a while, or after a minute.
+
+    What a round frees, a hypervisor below may take back some seconds later, when all stands still for a moment: that
+    is not to be the next round's.
+    """
+    now = time.monotonic()
+    calm_since, until = now, now + _CALM_LIMIT_S
+    while now - calm_since < _CALM_S and now < until:
+        time.sleep(_NAP_S)
+        woken = time.monotonic()
+        if woken - now > _NAP_S + _LATE_S:
+            calm_since = woken
+        now = woken
 
 
 class SilentGuests(Exception):
