@@ -149,6 +149,11 @@ def await_calm() -> None:
         if woken - now > _NAP_S + _LATE_S:
             calm_since = woken
         now = woken
+    if now >= until:
+        print(
+            "this machine does not get calm: the next round may stand still longer than it should",
+            file=sys.stderr,
+        )
 
 
 class SilentGuests(Exception):

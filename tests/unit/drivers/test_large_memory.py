@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from forkbed.drivers.libvirt import large_memory
 from forkbed.drivers.libvirt.large_memory import (
+    Gathering,
     collapse_pages,
-    gather_pages,
     large_memories,
     read_each_page,
     read_pages,
-    yield_to_machine,
 )
 
 GIB, HUGE = 1024**3, 2 * 1024**2
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 DOMAIN = "fb-t0st-boss"
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ASKED_FOR = _HUGE_PAGES.exists() and "[madvise]" in _HUGE_PAGES.read_text()
 
 
 def address(memory: mmap.mmap) -> int:
@@ -96,7 +98,7 @@ def test_a_process_that_is_gone_is_told() -> None:
 
 def test_a_domain_that_does_not_run_is_told(domain: str) -> None:
     with pytest.raises(OSError, match="No such file"):
-        gather_pages(f"{domain}-other")
+        read_each_page(f"{domain}-other")
 
 
 @pytest.mark.skipif(
@@ -110,32 +112,33 @@ def test_full_pages_are_gathered_and_holes_stay() -> None:
             if place != first + HUGE:  # the second has a hole
                 memory[place] = place // mmap.PAGESIZE % 251 + 1
         held = memory[:]  # reads of the hole fill it with the page of zeros, which is no page of its own
-        collapse_pages(os.getpid(), start, start + 4 * HUGE)
+        collapse_pages(os.getpid(), start, start + 4 * HUGE, threading.Event())
         assert huge_bytes(start) == HUGE
         assert memory[:] == held
 
 
-def test_the_stream_gives_way_where_memory_is_large(domain: str) -> None:
-    named, ended = threading.Event(), threading.Event()
-    threads: list[int] = []
+def test_what_the_kernel_cannot_move_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
 
-    def stream() -> None:
-        threads.append(threading.get_native_id())
-        Path(f"/proc/self/task/{threads[0]}/comm").write_text("bg_snapshot")
-        named.set()
-        ended.wait()
+    def advise(_process: int, _ranges: int, count: int, _advice: int, _flags: int) -> int:
+        asked.append(count)
+        ctypes.set_errno(errno.EAGAIN)
+        return {4: 2 * HUGE, 1: -1}[count]  # the third is in use; so is the last
 
-    streaming = threading.Thread(target=stream)
-    streaming.start()
-    try:
-        assert named.wait(10)
-        before = os.getpriority(os.PRIO_PROCESS, threads[0])
-        yield_to_machine(domain)
-        assert os.getpriority(os.PRIO_PROCESS, threads[0]) == before
-        with mapped(GIB):
-            yield_to_machine(domain)
-        assert os.getpriority(os.PRIO_PROCESS, threads[0]) == 10
-        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
-    finally:
-        ended.set()
-        streaming.join()
+    monkeypatch.setattr(large_memory, "_libc", SimpleNamespace(process_madvise=advise))
+    large_memory._collapse(0, [HUGE * number for number in range(4)])
+    assert asked == [4, 1]
+
+
+def test_another_cut_ends_the_gathering(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathering, copied = Gathering(), []
+
+    def collapse(_process: int, places: list[int]) -> None:
+        copied.append(places)
+        gathering.end(domain)
+
+    monkeypatch.setattr(large_memory, "_collapse", collapse)
+    with mapped(GIB):
+        gathering.gather(domain)
+        assert len(copied) == 1
+        gathering.end(domain)

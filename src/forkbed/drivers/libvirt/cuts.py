@@ -28,6 +28,7 @@ from forkbed.drivers.libvirt.freezing import MachineFreeze, stream_limit_bytes
 from forkbed.drivers.libvirt.groupcut import GroupCut, purpose_of
 from forkbed.drivers.libvirt.guard import ensure_guard
 from forkbed.drivers.libvirt.hypervisor import LibvirtHypervisor
+from forkbed.drivers.libvirt.large_memory import Gathering
 from forkbed.drivers.libvirt.logs import emulator_words
 from forkbed.drivers.libvirt.memories import Memories
 from forkbed.drivers.libvirt.monitor import Monitor
@@ -49,6 +50,7 @@ class LibvirtCuts:
     def __init__(self, hypervisor: LibvirtHypervisor, state_dir: Path) -> None:
         self._hypervisor = hypervisor
         self._memories = Memories(state_dir / "memory")
+        self._gathering = Gathering()
         self._pipes = Pipes(state_dir / "pipes")
         self._pauses_dir = state_dir / "pauses"
         self._pauses = Pauses(self._pauses_dir)
@@ -91,6 +93,7 @@ class LibvirtCuts:
                 self._hypervisor.on_domain(order.machine_id, "find it", lambda d: str(d.UUIDString())),
                 self._hypervisor.subject(order.machine_id),
                 order,
+                self._gathering,
                 hold=hold,
                 quiesce=quiesce,
             )

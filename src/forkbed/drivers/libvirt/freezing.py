@@ -29,7 +29,7 @@ from forkbed.core.systems.view import Power
 from forkbed.drivers.libvirt.connection import close_quietly, open_beside
 from forkbed.drivers.libvirt.domain_xml import agent_is_connected
 from forkbed.drivers.libvirt.failures import is_disconnection, translate
-from forkbed.drivers.libvirt.large_memory import gather_pages, read_each_page, yield_to_machine
+from forkbed.drivers.libvirt.large_memory import Gathering, read_each_page
 from forkbed.drivers.libvirt.memories import Memories, Memory
 from forkbed.drivers.libvirt.monitor import Monitor, Stream
 from forkbed.drivers.libvirt.power import power_of
@@ -60,7 +60,17 @@ _log = structlog.get_logger(__name__)
 class MachineFreeze:
     """Carries out one order. Its methods raise `OperationalError`; none but `stream_out` is called twice."""
 
-    def __init__(self, uri: str, uuid: str, subject: str, order: CutOrder, hold: bool, quiesce: bool) -> None:
+    def __init__(
+        self,
+        uri: str,
+        uuid: str,
+        subject: str,
+        order: CutOrder,
+        gathering: Gathering,
+        *,
+        hold: bool,
+        quiesce: bool,
+    ) -> None:
         self.order = order
         self.uuid = uuid
         self.subject = subject
@@ -70,6 +80,7 @@ class MachineFreeze:
         self.is_clear = True  # nothing of ours is in QEMU
         self._abandoned = False
         self._uri = uri
+        self._gathering = gathering
         self._hold = hold
         self.quiesces = quiesce and not order.memory  # memory holds what is not on the disks yet
         self._power = Power.OFF
@@ -124,6 +135,7 @@ class MachineFreeze:
 
     def prepare(self, memories: Memories, snapshot_id: SnapshotId) -> None:
         """All that can be done while the machine runs. CONFLICT if there is no room for its memory."""
+        self._gathering.end(self._name)
         try:
             live = ElementTree.fromstring(self._domain.XMLDesc(0))
             self.limit_bytes = stream_limit_bytes(live)
@@ -172,7 +184,7 @@ class MachineFreeze:
             if self._snapshot:
                 self._domain.snapshotCreateXML(self._snapshot, _DISKS_ONLY)
             if self._abandoned:
-                raise OperationalError(Kind.FAULT, self.subject, "the cut was given up")
+                raise self._given_up()
             if self.order.memory:
                 self._monitor.begin_stream()
             if self._method is FreezeMethod.BACKGROUND:
@@ -237,9 +249,9 @@ class MachineFreeze:
             self.memory.fail(told.brief)
             raise told from error
 
-    def mend_pages(self) -> None:
+    def gather_pages(self) -> None:
         """Undo what a background snapshot does to the pages of a large machine; takes seconds."""
-        self._for_speed(gather_pages)
+        self._for_speed(self._gathering.gather)
 
     def abandon(self, reason: str) -> None:
         """The cut has failed: do nothing more, and forget the memory."""
@@ -283,6 +295,10 @@ class MachineFreeze:
             snapshot_id, self.order.machine_id, self.limit_bytes, self.subject, lasting=self.order.lasting
         )
         self.memory.describe(self._domain.XMLDesc(flags))
+        if self.runs and not self._hold:
+            self._for_speed(read_each_page)
+        if self._abandoned:
+            raise self._given_up()
         self.is_clear = False
         self._former_bandwidth = self._monitor.bandwidth()
         self._monitor.set_bandwidth(_BANDWIDTH)
@@ -296,8 +312,6 @@ class MachineFreeze:
                 self._method = FreezeMethod.BACKGROUND
             except OperationalError as error:
                 self._notes.append(f"{error.brief}; so {_WRITTEN_WHILE_PAUSED}")
-        if self.streams:
-            self._for_speed(read_each_page)
         for path in active_files(live):
             with suppress(OSError):  # what is on the disk already need not be written while it stands still
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -305,6 +319,9 @@ class MachineFreeze:
                     os.fdatasync(descriptor)
                 finally:
                     os.close(descriptor)
+
+    def _given_up(self) -> OperationalError:
+        return OperationalError(Kind.FAULT, self.subject, "the cut was given up")
 
     def _for_speed(self, act: Callable[[str], None]) -> None:
         """Do what the cut can do without."""
@@ -342,7 +359,6 @@ class MachineFreeze:
                     "look at how busy the host is, and try again",
                 )
         self._events.note_resume()
-        self._for_speed(yield_to_machine)
 
     def _await_stream_end(self) -> Stream:
         """How the stream ended. Survives a restart of libvirtd, during which it goes on."""

@@ -242,8 +242,8 @@ class GroupCut:
                 last = self._unsettled == 0
             if last:
                 self._finish()
-        if machine.streams:
-            _in_thread(machine.mend_pages)
+            if machine.streams:
+                _in_thread(machine.gather_pages)
 
     def _finish(self) -> None:
         """The last stream is over. Should one have left something in QEMU, it is cleared in the background."""

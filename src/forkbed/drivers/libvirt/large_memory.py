@@ -4,8 +4,6 @@
 stands still; what the first touch of a page costs is paid here instead: the kernel's page tables are filled, and
 those of the host below, if this one is virtual itself.
 
-*While memory is written*, for seconds, the thread that does it gives way to those that run the machine.
-
 *After it*, pages are gathered into huge ones again. QEMU lifts the protection page by page, which splits them: the
 machine would be slower for an hour, and in the next cut QEMU and the kernel would have 512 times as much to go through.
 
@@ -16,7 +14,10 @@ process_vm_readv(2), proc_pid_pagemap(5), process_madvise(2) with MADV_COLLAPSE.
 from __future__ import annotations
 
 import ctypes
+import errno
+import math
 import os
+import threading
 import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,13 +26,13 @@ from pathlib import Path
 _PID_FILES = Path("/run/libvirt/qemu")  # libvirt's, NAME.pid
 _HUGE_PAGES_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _LARGE_BYTES = 1024**3  # with less, QEMU is through in some hundredths of a second
-_STREAMING = frozenset({"bg_snapshot", "mig/snapshot"})  # what QEMU calls that thread; the second from 9.1 on
-_NICENESS = 10
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _HUGE_BYTES = 2 * 1024**2
 _RANGES_A_CALL = 1024  # IOV_MAX
 _COLLAPSED_AT_ONCE = 8
 _MADV_COLLAPSE = 25
+_IN_USE = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINVAL})
+_READING_LIMIT_S = 120.0
 _ENTRY_BYTES = 8  # of a page, in /proc/PID/pagemap
 _OWN_PAGE = b"\x81"  # in an entry's highest byte: present, mapped once; not so the page of zeros
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,33 +50,39 @@ _libc.process_madvise.argtypes = (
 )
 
 
+class Gathering:
+    """Makes the pages of domains' large memories huge ones again, of one domain at a time. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self._ends: dict[str, threading.Event] = {}
+
+    def gather(self, domain: str) -> None:
+        """Do it, where the host has huge pages: 1 s a GiB. Takes no more memory: holes are left to the kernel."""
+        end = self._ends[domain] = threading.Event()
+        with self._turn:
+            if "[never]" in _HUGE_PAGES_ENABLED.read_text():
+                return
+            process = _process_of(domain)
+            for first, last in large_memories(process):
+                collapse_pages(process, first, last, end)
+
+    def end(self, domain: str) -> None:
+        """Another cut begins: leave its pages alone from now on, but for some that are being copied."""
+        end = self._ends.pop(domain, None)
+        if end is not None:
+            end.set()
+
+
 def read_each_page(domain: str) -> None:
-    """Read one byte of each page of that running domain's large memories: 0.1 s a GiB, or longer if they are cold."""
-    process = _process_of(domain)
-    for start, end in large_memories(process):
-        read_pages(process, start, end)
+    """Read one byte of each page of that running domain's large memories: 0.1 s a GiB, or longer if they are cold.
 
-
-def yield_to_machine(domain: str) -> None:
-    """Have the thread that writes that domain's memory in the background give way, if the memory is large."""
-    process = _process_of(domain)
-    if not any(large_memories(process)):
-        return  # it is soon over, and who waits for the fork would wait longer
-    for thread in Path(f"/proc/{process}/task").iterdir():
-        if (thread / "comm").read_text().rstrip("\n") in _STREAMING:
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), _NICENESS)
-
-
-def gather_pages(domain: str) -> None:
-    """Make the pages of that running domain's large memories huge ones, where the host has these: 1 s a GiB.
-
-    Takes no more memory: what has holes is left to the kernel. Fails also if a cut of the domain has begun meanwhile.
+    Leaves it at that after a while: what is swapped out takes too long.
     """
-    if "[never]" in _HUGE_PAGES_ENABLED.read_text():
-        return
     process = _process_of(domain)
+    until = time.monotonic() + _READING_LIMIT_S
     for start, end in large_memories(process):
-        collapse_pages(process, start, end)
+        read_pages(process, start, end, until)
 
 
 def large_memories(pid: int) -> Iterator[tuple[int, int]]:
@@ -87,28 +94,40 @@ def large_memories(pid: int) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
-def read_pages(pid: int, start: int, end: int) -> None:
-    """Read one byte of each page between the addresses of that process. May raise OSError."""
+def read_pages(pid: int, start: int, end: int, until: float = math.inf) -> None:
+    """Read one byte of each page between the addresses of that process, until that time. May raise OSError."""
     here = ctypes.create_string_buffer(_RANGES_A_CALL)
     for pages in _by_calls(range(start, end, _PAGE_BYTES), _RANGES_A_CALL):
         local, remote = _iovec((ctypes.addressof(here),), len(pages)), _iovec(pages, 1)
-        _check(_libc.process_vm_readv(pid, _address(local), 1, _address(remote), len(pages), 0))
+        if _libc.process_vm_readv(pid, _address(local), 1, _address(remote), len(pages), 0) < 0:
+            raise _error()
+        if time.monotonic() > until:
+            return
 
 
-def collapse_pages(pid: int, start: int, end: int) -> None:
+def collapse_pages(pid: int, start: int, end: int, stop: threading.Event) -> None:
     """Make huge pages of what lies between the addresses, where no page is missing. May raise OSError."""
     process = os.pidfd_open(pid)
     try:
-        places = range(-(-start // _HUGE_BYTES) * _HUGE_BYTES, end, _HUGE_BYTES)
-        for some in _by_calls(places, _COLLAPSED_AT_ONCE):
+        first = -(-start // _HUGE_BYTES) * _HUGE_BYTES
+        for places in _by_calls(range(first, end - _HUGE_BYTES + 1, _HUGE_BYTES), _COLLAPSED_AT_ONCE):
             began = time.monotonic()
-            full = list(_without_holes(pid, some))
-            ranges = _iovec(full, _HUGE_BYTES)
-            if full:
-                _check(_libc.process_madvise(process, _address(ranges), len(full), _MADV_COLLAPSE, 0))
-            time.sleep(time.monotonic() - began)  # the machine waits where it touches what is being copied
+            _collapse(process, list(_without_holes(pid, places)))
+            # the machine waits where it touches what is being copied
+            if stop.wait(time.monotonic() - began):
+                return
     finally:
         os.close(process)
+
+
+def _collapse(process: int, places: list[int]) -> None:
+    """Make a huge page of each; what the kernel cannot move just now is left as it is."""
+    while places:
+        ranges = _iovec(places, _HUGE_BYTES)
+        done = _libc.process_madvise(process, _address(ranges), len(places), _MADV_COLLAPSE, 0)
+        if done < 0 and ctypes.get_errno() not in _IN_USE:
+            raise _error()
+        places = places[max(done, 0) // _HUGE_BYTES + 1 :]  # behind the one that it ended at
 
 
 def _without_holes(pid: int, places: Iterable[int]) -> Iterator[int]:
@@ -138,10 +157,9 @@ def _address(made: array[int]) -> int:
     return made.buffer_info()[0]
 
 
-def _check(returned: int) -> None:
-    if returned < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
 
 
 def _process_of(domain: str) -> int:
