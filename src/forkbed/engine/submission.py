@@ -92,7 +92,7 @@ class Submission:
             idempotency_key=request.idempotency_key,
             other_systems=other_systems,
         )
-        answer = self._around.store.submit(operation, lambda active: admit(kind, active), additions)
+        answer = self._around.store.submit(operation, lambda active: admit(operation, active), additions)
         if isinstance(answer, Refuse):
             other = answer.because
             # of what Forkbed does by itself, the kind alone says little

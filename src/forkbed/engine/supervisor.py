@@ -191,9 +191,7 @@ class Supervisor:
             status=OperationStatus.QUEUED,
             created_at=self._around.host.clock.now(),
         )
-        submitted = self._around.store.submit(
-            operation, lambda active: admit(OperationKind.RECONCILE, active)
-        )
+        submitted = self._around.store.submit(operation, lambda active: admit(operation, active))
         if isinstance(submitted, Refuse):
             return False
         attempts.operation_id = operation.id

@@ -121,7 +121,7 @@ class Upkeep:
         )
         active = self._around.store.operations(system_id=record.id, active_only=True, limit=1)
         if active or isinstance(
-            self._around.store.submit(operation, lambda others: admit(kind, others)), Refuse
+            self._around.store.submit(operation, lambda others: admit(operation, others)), Refuse
         ):
             return 0
         self._tries = {other: tried for other, tried in self._tries.items() if tried[1] > now}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import mmap
 import os
 import threading
@@ -93,7 +94,7 @@ def test_each_page_is_read(domain: str) -> None:
 
 def test_a_process_that_is_gone_is_told() -> None:
     with pytest.raises(OSError, match="No such process"):
-        read_pages(2**22, HUGE, 2 * HUGE)
+        read_pages(2**22, HUGE, 2 * HUGE, math.inf)
 
 
 def test_a_domain_that_does_not_run_is_told(domain: str) -> None:
@@ -142,3 +143,13 @@ def test_another_cut_ends_the_gathering(domain: str, monkeypatch: pytest.MonkeyP
         gathering.gather(domain)
         assert len(copied) == 1
         gathering.end(domain)
+
+
+def test_a_gathering_that_was_ended_before_its_turn_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[list[int]] = []
+    monkeypatch.setattr(large_memory, "_collapse", lambda _process, places: copied.append(places))
+    ended = threading.Event()
+    ended.set()
+    with mapped(GIB) as start:
+        collapse_pages(os.getpid(), start, start + GIB, ended)
+    assert copied == []

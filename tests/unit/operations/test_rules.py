@@ -26,7 +26,7 @@ def under_way(kind: OperationKind, requester: Requester = PERSON) -> Operation:
 
 @pytest.mark.parametrize("kind", OperationKind)
 def test_nothing_stands_in_the_way_of_the_first(kind: OperationKind) -> None:
-    assert admit(kind, []) == Admit()
+    assert admit(under_way(kind), []) == Admit()
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,14 @@ def test_nothing_stands_in_the_way_of_the_first(kind: OperationKind) -> None:
     ],
 )
 def test_who_gives_way(wanted: OperationKind, active: OperationKind, admitted: bool) -> None:
-    answer = admit(wanted, [under_way(active)])
+    answer = admit(under_way(wanted), [under_way(active)])
     assert answer == (Admit((OperationId("o1"),)) if admitted else Refuse(under_way(active)))
 
 
 def test_a_fold_of_its_own_gives_way_to_a_persons() -> None:
     own = under_way(OperationKind.FOLD, Requester.itself("a volume's chain has grown long"))
-    assert admit(OperationKind.FOLD, [own]) == Admit((own.id,))
     persons = under_way(OperationKind.FOLD)
-    assert admit(OperationKind.FOLD, [persons]) == Refuse(persons)
+    assert admit(persons, [own]) == Admit((own.id,))
+    assert admit(persons, [persons]) == Refuse(persons)
+    assert admit(own, [own]) == Refuse(own)
+    assert admit(own, [persons]) == Refuse(persons)

@@ -80,11 +80,12 @@ def test_a_submission_is_whole_or_not_at_all(store: Database) -> None:
 def test_admission_is_asked_about_the_active_ones_of_the_same_system(store: Database) -> None:
     store.submit(operation(1), anything)
     store.submit(operation(2, system_id=SystemId("s2")), anything)
-    second = store.submit(operation(3), lambda active: admit(OperationKind.UP, active))
+    wanted = operation(3)
+    second = store.submit(wanted, lambda active: admit(wanted, active))
     assert isinstance(second, Refuse)
     assert second.because.id == "o1"
     third = operation(4, kind=OperationKind.DOWN)
-    assert store.submit(third, lambda active: admit(OperationKind.DOWN, active)) == third
+    assert store.submit(third, lambda active: admit(third, active)) == third
     cancelled = store.operation(OperationId("o1"))
     assert cancelled is not None
     assert cancelled.status is OperationStatus.CANCELLING

@@ -30,17 +30,16 @@ class Refuse:
     because: Operation
 
 
-def admit(kind: OperationKind, active: Sequence[Operation]) -> Admit | Refuse:
-    """Decide about a new operation of that kind beside the active ones of the same systems."""
+def admit(wanted: Operation, active: Sequence[Operation]) -> Admit | Refuse:
+    """Decide about a new operation beside the active ones of the same systems."""
     for operation in active:
-        yields = operation.kind in _YIELDING and kind not in _YIELDING
-        # a person has chains folded further than Forkbed, which begins no fold beside another operation
-        yields |= kind is OperationKind.FOLD and _is_own_fold(operation)
-        taken_down = kind in _TAKING_DOWN and operation.kind not in _TAKING_DOWN
-        if not yields and not taken_down:
+        taken_down = wanted.kind in _TAKING_DOWN and operation.kind not in _TAKING_DOWN
+        if not _yields(operation, wanted) and not taken_down:
             return Refuse(operation)
     return Admit(tuple(operation.id for operation in active))
 
 
-def _is_own_fold(operation: Operation) -> bool:
-    return operation.kind is OperationKind.FOLD and not operation.requester.is_person
+def _yields(operation: Operation, wanted: Operation) -> bool:
+    if wanted.kind is operation.kind is OperationKind.FOLD:  # a person has chains folded further
+        return wanted.requester.is_person and not operation.requester.is_person
+    return operation.kind in _YIELDING and wanted.kind not in _YIELDING

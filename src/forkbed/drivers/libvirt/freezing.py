@@ -29,7 +29,7 @@ from forkbed.core.systems.view import Power
 from forkbed.drivers.libvirt.connection import close_quietly, open_beside
 from forkbed.drivers.libvirt.domain_xml import agent_is_connected
 from forkbed.drivers.libvirt.failures import is_disconnection, translate
-from forkbed.drivers.libvirt.large_memory import Gathering, read_each_page
+from forkbed.drivers.libvirt.large_memory import LARGE_BYTES, Gathering, read_each_page
 from forkbed.drivers.libvirt.memories import Memories, Memory
 from forkbed.drivers.libvirt.monitor import Monitor, Stream
 from forkbed.drivers.libvirt.power import power_of
@@ -101,6 +101,11 @@ class MachineFreeze:
     def streams(self) -> bool:
         """Whether memory follows while the machine runs on."""
         return self._method is FreezeMethod.BACKGROUND
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it may have large memories: a small one is spared the look."""
+        return self.limit_bytes >= LARGE_BYTES
 
     @property
     def runs(self) -> bool:
@@ -295,7 +300,7 @@ class MachineFreeze:
             snapshot_id, self.order.machine_id, self.limit_bytes, self.subject, lasting=self.order.lasting
         )
         self.memory.describe(self._domain.XMLDesc(flags))
-        if self.runs and not self._hold:
+        if self.runs and not self._hold and self.is_large:
             self._for_speed(read_each_page)
         if self._abandoned:
             raise self._given_up()

@@ -242,7 +242,7 @@ class GroupCut:
                 last = self._unsettled == 0
             if last:
                 self._finish()
-            if machine.streams:
+            if machine.streams and machine.is_large:
                 _in_thread(machine.gather_pages)
 
     def _finish(self) -> None:

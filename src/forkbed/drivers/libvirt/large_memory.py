@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import math
 import os
 import threading
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 
 _PID_FILES = Path("/run/libvirt/qemu")  # libvirt's, NAME.pid
 _HUGE_PAGES_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_LARGE_BYTES = 1024**3  # with less, QEMU is through in some hundredths of a second
+LARGE_BYTES = 1024**3  # with less, QEMU is through in some hundredths of a second
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _HUGE_BYTES = 2 * 1024**2
 _RANGES_A_CALL = 1024  # IOV_MAX
@@ -90,11 +89,11 @@ def large_memories(pid: int) -> Iterator[tuple[int, int]]:
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         addresses, access, _offset, _device, inode = line.split(maxsplit=5)[:5]
         start, end = (int(address, 16) for address in addresses.split("-"))
-        if end - start >= _LARGE_BYTES and access == "rw-p" and inode == "0":
+        if end - start >= LARGE_BYTES and access == "rw-p" and inode == "0":
             yield start, end
 
 
-def read_pages(pid: int, start: int, end: int, until: float = math.inf) -> None:
+def read_pages(pid: int, start: int, end: int, until: float) -> None:
     """Read one byte of each page between the addresses of that process, until that time. May raise OSError."""
     here = ctypes.create_string_buffer(_RANGES_A_CALL)
     for pages in _by_calls(range(start, end, _PAGE_BYTES), _RANGES_A_CALL):
@@ -110,12 +109,14 @@ def collapse_pages(pid: int, start: int, end: int, stop: threading.Event) -> Non
     process = os.pidfd_open(pid)
     try:
         first = -(-start // _HUGE_BYTES) * _HUGE_BYTES
+        pause_s = 0.0
         for places in _by_calls(range(first, end - _HUGE_BYTES + 1, _HUGE_BYTES), _COLLAPSED_AT_ONCE):
+            # the machine waits where it touches what is being copied
+            if stop.wait(pause_s):
+                return
             began = time.monotonic()
             _collapse(process, list(_without_holes(pid, places)))
-            # the machine waits where it touches what is being copied
-            if stop.wait(time.monotonic() - began):
-                return
+            pause_s = time.monotonic() - began
     finally:
         os.close(process)
 
