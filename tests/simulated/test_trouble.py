@@ -349,3 +349,23 @@ def test_an_upload_whose_import_is_resumed_is_kept(installation: Installation, t
     finally:
         installation.controller.stop()
     assert not upload.exists()
+
+
+def test_what_a_machine_does_is_told_with_its_system_even_when_that_has_gone(parallel: Installation) -> None:
+    def told() -> list[tuple[str, str, str]]:
+        events = parallel.store.events(limit=10_000)
+        return [(e.kind, e.system, e.machine) for e in events if e.kind.startswith("machine.")]
+
+    up = parallel.controller.up(bundle(TWO_MACHINES), UpOptions(), PERSON)
+    assert succeeded(parallel.ended(up))
+    parallel.controller.supervisor.start()
+    try:
+        parallel.world.crash_machine(machine_id(parallel, "ops"))
+        wait_for(lambda: ("machine.crashed", "pair", "ops") in told())
+        parallel.world.crash_machine(machine_id(parallel, "boss"))
+        record = parallel.store.system("pair")
+        assert record is not None
+        parallel.store.delete_system(record.id)
+    finally:
+        parallel.controller.supervisor.stop()
+    assert ("machine.crashed", "pair", "boss") in told()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
 
 from forkbed.base.errors import OperationalError
-from forkbed.base.ids import OperationId, SystemId
+from forkbed.base.ids import MachineId, OperationId, SystemId
 from forkbed.core.operations.records import (
     Event,
     Operation,
@@ -65,6 +66,8 @@ class Supervisor:
         self._attempts: dict[SystemId, _Attempts] = {}
         self._wake = threading.Event()
         self._stopping = False
+        self._untold: deque[tuple[float, MachineEvent]] = deque()
+        self._places: dict[MachineId, tuple[str, str]] = {}  # when systems were read last
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._unwatch: Callable[[], None] | None = None
 
@@ -81,33 +84,42 @@ class Supervisor:
         if self._unwatch is not None:
             self._unwatch()
         self._thread.join(5)
+        if not self._thread.is_alive():
+            try:
+                self._tell()
+            except OperationalError as error:
+                log.warning("machine-events-not-recorded", number=len(self._untold), error=str(error))
 
     def _heard(self, event: MachineEvent) -> None:
-        try:
-            self._tell(event)
-        except OperationalError as error:  # whoever delivers events has to live on
-            log.warning("machine-event-not-recorded", machine=event.machine_id, error=str(error))
-        self._wake.set()
-
-    def _tell(self, event: MachineEvent) -> None:
-        """Keep what a machine did by itself as an event for people."""
+        """Called by whoever delivers events, perhaps while machines stand still for a cut: nothing is done here."""
         if event.kind is MachineEventKind.CONNECTION_LOST:
             log.warning("hypervisor-connection-lost", detail=event.detail)
+        else:
+            self._untold.append((self._around.host.clock.now(), event))
+        self._wake.set()
+
+    def _tell(self) -> None:
+        """Keep what machines did by themselves as events for people."""
+        if not self._untold:
             return
-        for system in self._around.store.systems():
-            for machine in system.resolved.machines:
-                if machine.id == event.machine_id:
-                    self._around.store.add_event(
-                        Event(
-                            sequence=0,
-                            at=self._around.host.clock.now(),
-                            kind=f"machine.{event.kind}",
-                            system=system.name,
-                            machine=machine.name,
-                            attributes={"detail": event.detail, "host": self._around.host.name},
-                        )
+        former, self._places = self._places, _places(self._around.store.systems())
+        places = former | self._places  # the end of a machine is told when its system may be gone
+        while self._untold:
+            at, event = self._untold[0]
+            if event.machine_id in places:
+                system, machine = places[event.machine_id]
+                self._around.store.add_event(
+                    Event(
+                        sequence=0,
+                        at=at,
+                        kind=f"machine.{event.kind}",
+                        system=system,
+                        machine=machine,
+                        attributes={"detail": event.detail, "host": self._around.host.name},
                     )
-                    self._around.hub.touch_events()
+                )
+                self._around.hub.touch_events()
+            self._untold.popleft()
 
     def _watch(self) -> None:
         while not self._stopping:
@@ -118,6 +130,7 @@ class Supervisor:
                 self._wake.clear()
                 if self._stopping:
                     return
+                self._tell()
                 self._dispatch()  # what an earlier failure to look left waiting
                 self.look()
             except OperationalError as error:
@@ -126,11 +139,15 @@ class Supervisor:
                 log.error("supervision-failed", exc_info=error)
 
     def _settle(self) -> None:
-        """Let a burst of events pass, and for a while the operation that may cause it: it needs the processors."""
+        """Let a burst of events pass, and for a while the operation that may cause it: it needs the processors.
+
+        The events are told meanwhile.
+        """
         nothing = threading.Event()
         deadline = time.monotonic() + _LONGEST_SETTLE_S
         nothing.wait(_SETTLE_S)
         while not self._stopping and time.monotonic() < deadline:
+            self._tell()
             if not self._around.store.operations(active_only=True, limit=1):
                 return
             nothing.wait(_SETTLE_S)
@@ -141,6 +158,7 @@ class Supervisor:
         begun = 0
         # Generations that only wait come first: while one still leads out, the live one must not.
         systems = sorted(self._around.store.systems(), key=lambda system: system.kept_of is None)
+        self._places = _places(systems)
         held_back: set[SystemId] = set()
         for system in systems:
             view = views.get(system.id) or SystemView()
@@ -199,3 +217,10 @@ class Supervisor:
         attempts.failures += 1
         attempts.not_before = self._around.host.clock.now() + backoff_s(attempts.failures)
         return True
+
+
+def _places(systems: Iterable[SystemRecord]) -> dict[MachineId, tuple[str, str]]:
+    """The names of each machine and its system."""
+    return {
+        machine.id: (system.name, machine.name) for system in systems for machine in system.resolved.machines
+    }
