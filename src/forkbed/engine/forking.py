@@ -16,7 +16,7 @@ from forkbed.core.systems.goal import Goal
 from forkbed.core.systems.view import SystemView
 from forkbed.engine.cutting import CutTerms, complete_snapshot, cut_system, machine_summary, take_back
 from forkbed.engine.life import Life
-from forkbed.engine.planloop import PlanLoop
+from forkbed.engine.planloop import Known, PlanLoop
 from forkbed.engine.removal import forget_deleted
 from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.cuts import Cut
@@ -64,7 +64,7 @@ class Forking:
         *,
         cold: bool,
         up: bool,
-        prepared: Sequence[Future[SystemView | None]] = (),
+        prepared: Sequence[Future[Known]] = (),
     ) -> None:
         """All forks side by side; raises what the first of them failed of, when all have ended.
 
@@ -111,10 +111,11 @@ class Forking:
             snapshot = keeping.result()
         return snapshot
 
-    def begin_preparing(self, forks: Sequence[SystemId]) -> list[Future[SystemView | None]]:
+    def begin_preparing(self, forks: Sequence[SystemId]) -> list[Future[Known]]:
         """Make what forks that have nothing yet need besides a cut, networks and seeds, in the background.
 
-        Each then says what there is of its fork.
+        Each then says what was done of it. Nobody looks whether it is there: the loop that brings the fork up does at
+        its end, and the machines wait for this one.
         """
         labels = [_label(self.record(fork_id), forks) for fork_id in forks]
         return [
@@ -122,11 +123,11 @@ class Forking:
             for fork_id, label in zip(forks, labels, strict=True)
         ]
 
-    def _prepare(self, fork_id: SystemId, label: str) -> SystemView | None:
-        goal = Goal({}, networks=True, seeds=True)
-        loop = PlanLoop(self._life, fork_id, goal, label=label, known=SystemView())
+    def _prepare(self, fork_id: SystemId, label: str) -> Known:
+        goal, nothing = Goal({}, networks=True, seeds=True), SystemView()
+        loop = PlanLoop(self._life, fork_id, goal, label=label, known=Known(nothing), confirm=False)
         loop.run()
-        return loop.seen
+        return Known(nothing, loop.done)
 
     def undo(self, forks: Sequence[SystemId], own_cut: SnapshotId | None) -> None:
         """Nothing stays of forks that did not come to be, nor of the cut that was made for them."""

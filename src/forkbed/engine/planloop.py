@@ -15,7 +15,7 @@ from forkbed.base.ids import SystemId
 from forkbed.core.operations.records import JournalEntry, StepStatus
 from forkbed.core.systems.goal import Goal
 from forkbed.core.systems.planner import PlannedStep, SystemPlan, plan_checks, plan_system
-from forkbed.core.systems.steps import Effect, step_machine, step_subject, step_verb
+from forkbed.core.systems.steps import Effect, Step, step_machine, step_subject, step_verb
 from forkbed.core.systems.view import SystemView
 from forkbed.engine.awakening import awaken
 from forkbed.engine.effects import BootEnded, Effects
@@ -45,10 +45,19 @@ class _Run:
 
     flights: dict[str, _Flight] = field(default_factory=dict)
     left: SystemPlan | None = None  # of the last plan, as long as it holds
+    is_through: bool = False  # all of the last plan was done, and nothing else came of it
     given_up: dict[str, OperationalError] = field(default_factory=dict)
     successes: dict[str, int] = field(default_factory=dict)
     reboots: dict[str, int] = field(default_factory=dict)
     unreachable_since: dict[str, float] = field(default_factory=dict)  # by step, or "" for looking
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What there was of a system, and the steps that were carried out since."""
+
+    view: SystemView
+    done: Sequence[Step] = ()
 
 
 class PlanLoop:
@@ -62,11 +71,13 @@ class PlanLoop:
         *,
         label: str = "",
         checks: bool = False,
-        known: SystemView | None = None,
+        known: Known | None = None,
+        confirm: bool = True,
     ) -> None:
         """With `checks`, the machines' checks are asked at the end.
 
-        What is `known` to be there serves for the first plan instead of a look.
+        What is `known` serves for the first plan instead of a look. To `confirm` is to look at the end whether the
+        goal is reached; without that somebody else will.
         """
         self._life = life
         self._around = life.around
@@ -75,9 +86,14 @@ class PlanLoop:
         self._label = label
         self._checks = checks
         self._known = known
-        self.seen: SystemView | None = None
-        """What there is of the system, as the last plan took it."""
+        self._confirm = confirm
+        self._done: list[Step] = []
         self._run = _Run()
+
+    @property
+    def done(self) -> Sequence[Step]:
+        """The steps that it has carried out."""
+        return tuple(self._done)
 
     def run(self) -> SystemRecord | None:
         """Return the system at its goal; None if it is gone and that is the goal.
@@ -94,8 +110,8 @@ class PlanLoop:
         while True:
             self._life.check_cancelled()
             record = self._system()
-            if record is None:
-                return None
+            if record is None or (self._run.is_through and not self._confirm):
+                return record
             plan = self._run.left = self._run.left or self._plan(record)
             if plan is None:
                 self._pause()
@@ -123,15 +139,19 @@ class PlanLoop:
 
     def _plan(self, record: SystemRecord) -> SystemPlan | None:
         """The plan from what is seen now; None if the host does not answer and we may still hope."""
-        seen, self._known = self._known, None
-        if seen is None:
-            try:
-                seen = observe(self._around.host, self._around.store, record.id)
-            except OperationalError as error:
-                self._bear("", error)
-                return None
-            self._run.unreachable_since.pop("", None)
-        self.seen = seen
+        known, self._known = self._known, None
+        if known is not None:
+            plan: SystemPlan | None = plan_system(record.resolved, self._goal, known.view)
+            for step in known.done:
+                plan = plan.without(step) if plan is not None else None
+            if plan is not None:
+                return plan
+        try:
+            seen = observe(self._around.host, self._around.store, record.id)
+        except OperationalError as error:
+            self._bear("", error)
+            return None
+        self._run.unreachable_since.pop("", None)
         return plan_system(record.resolved, self._goal, seen)
 
     def _bear(self, key: str, error: OperationalError) -> None:
@@ -223,7 +243,9 @@ class PlanLoop:
             self._around.boundary(f"{flight.entry.key}: done")
             self._run.unreachable_since.pop(key, None)
             self._run.successes[key] = self._run.successes.get(key, 0) + 1
+            self._done.append(flight.planned.step)
             self._run.left = plan.without(flight.planned.step) if plan is not None else None
+            self._run.is_through = plan is not None and plan.steps == (flight.planned,)
             status = StepStatus.CHANGED if effect is Effect.CHANGED else StepStatus.ALREADY
             self._journal(flight, status)
             self._around.boundary(f"{flight.entry.key}: ended")
