@@ -11,6 +11,7 @@ from pyroute2.nftables.main import NFTables
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers import processes
+from forkbed.drivers.networks.filters import remove_table
 from forkbed.drivers.networks.records import holds, replace_file
 
 Table = tuple[str, str]
@@ -39,10 +40,21 @@ def ensure(wanted: Sequence[Rules], *, subject: str) -> bool:
         rules.applied.unlink(
             missing_ok=True
         )  # a crash now must not let the old commands pass for the present
-    apply("".join(rules.commands for rules in missing), subject=subject)
+    apply("".join(_needed(rules, loaded) for rules in missing), subject=subject)
     for rules in missing:
         replace_file(rules.applied, rules.commands)
     return True
+
+
+def _needed(rules: Rules, loaded: set[Table]) -> str:
+    """The commands without the removal of tables that are not there.
+
+    When a table was removed, the kernel has `nft` wait at its end until no processor looks at it any more: 15 ms.
+    """
+    commands = rules.commands
+    for family, name in rules.tables - loaded:
+        commands = commands.replace(remove_table(family, name), "", 1)
+    return commands
 
 
 def apply(commands: str, *, subject: str) -> None:
