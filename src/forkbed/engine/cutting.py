@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import structlog
+
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.base.ids import MachineId, SnapshotId
 from forkbed.core.snapshots.records import MachineCut, Snapshot, SnapshotKind, SnapshotStatus
@@ -24,6 +26,8 @@ from forkbed.ports.cuts import Cut, CutOrder, CutOutcome, DiskCut
 from forkbed.ports.hypervisor import HypervisorMachine
 from forkbed.ports.progress import Progress
 from forkbed.ports.store import Store, SystemRecord
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +138,8 @@ def cut_system(
 def complete_snapshot(
     host: Host, store: Store, snapshot: Snapshot, cut: Cut | None, progress: Progress
 ) -> Snapshot:
-    """Wait until its memory is kept, and say that it is complete.
-
-    Only now the machines' definitions name the layers that they write to: each costs libvirt some time, and whoever
-    starts a machine defines it before.
-    """
+    """Wait until its memory is kept, and say that it is complete."""
     sizes = cut.await_memory(progress) if cut is not None else {}
-    effects = Effects(host, store, snapshot.resolved)
-    defined = seen_machines(host, snapshot.resolved)
-    for machine in snapshot.resolved.machines:
-        if machine.id in defined:
-            effects.define(machine)
     machines = tuple(
         replace(machine, memory_bytes=sizes.get(machine.machine_id, 0)) for machine in snapshot.machines
     )
@@ -152,6 +147,21 @@ def complete_snapshot(
     store.save_snapshot(snapshot)
     write_snapshot_sidecar(host, snapshot)
     return snapshot
+
+
+def define_on_layers(host: Host, store: Store, system: ResolvedSystem) -> None:
+    """Have the definitions of the system's machines name the layers that these write to since a cut.
+
+    Nothing depends on it: whoever starts a machine defines it before. So a failure is only logged.
+    """
+    effects = Effects(host, store, system)
+    try:
+        defined = seen_machines(host, system)
+        for machine in system.machines:
+            if machine.id in defined:
+                effects.define(machine)
+    except OperationalError as error:
+        log.warning("definitions-name-older-layers", system=system.name, error=str(error))
 
 
 def settle_volumes(host: Host, system: ResolvedSystem, snapshot_id: SnapshotId) -> None:

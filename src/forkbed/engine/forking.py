@@ -14,7 +14,14 @@ from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.branch import branch_goal
 from forkbed.core.systems.goal import Goal
 from forkbed.core.systems.view import SystemView
-from forkbed.engine.cutting import CutTerms, complete_snapshot, cut_system, machine_summary, take_back
+from forkbed.engine.cutting import (
+    CutTerms,
+    complete_snapshot,
+    cut_system,
+    define_on_layers,
+    machine_summary,
+    take_back,
+)
 from forkbed.engine.life import Life
 from forkbed.engine.planloop import Known, PlanLoop
 from forkbed.engine.removal import forget_deleted
@@ -44,6 +51,11 @@ class Forking:
 
     def complete(self, snapshot: Snapshot, cut: Cut | None) -> Snapshot:
         """Wait until all of it is kept."""
+        snapshot = self._keep(snapshot, cut)
+        define_on_layers(self._host, self._store, snapshot.resolved)
+        return snapshot
+
+    def _keep(self, snapshot: Snapshot, cut: Cut | None) -> Snapshot:
         with self._life.step("keep", snapshot.name) as progress:
             return complete_snapshot(self._host, self._store, snapshot, cut, progress)
 
@@ -104,11 +116,12 @@ class Forking:
             snapshot, cut = self.cut(snapshot, CutTerms(lasting=False, before_freeze=await_prepared))
         finally:
             await_prepared()
-        keeping = self._around.waiters.submit(self.complete, snapshot, cut)
+        keeping = self._around.waiters.submit(self._keep, snapshot, cut)
         try:
             self.bring_up(forks, snapshot, cold=cold, up=up, prepared=prepared)
         finally:
             snapshot = keeping.result()
+            define_on_layers(self._host, self._store, snapshot.resolved)
         return snapshot
 
     def begin_preparing(self, forks: Sequence[SystemId]) -> list[Future[Known]]:

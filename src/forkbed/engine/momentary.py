@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from forkbed.base.errors import OperationalError
 from forkbed.base.ids import SnapshotId
 from forkbed.core.snapshots.records import Snapshot, SnapshotKind, SnapshotStatus
-from forkbed.engine.cutting import CutTerms, complete_snapshot, cut_system, drop_snapshot, take_back
+from forkbed.engine.cutting import (
+    CutTerms,
+    complete_snapshot,
+    cut_system,
+    define_on_layers,
+    drop_snapshot,
+    take_back,
+)
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.ports.progress import Cancelled
@@ -42,7 +49,9 @@ def kept_disks(life: Life, record: SystemRecord, snapshot_id: SnapshotId, name: 
     store.save_snapshot(snapshot)
     with life.step("base", record.name) as progress:
         snapshot, cut = cut_system(host, store, record, snapshot, CutTerms())
-        return complete_snapshot(host, store, snapshot, cut, progress)
+        snapshot = complete_snapshot(host, store, snapshot, cut, progress)
+    define_on_layers(host, store, snapshot.resolved)
+    return snapshot
 
 
 def sweep_momentary(life: Life) -> None:
