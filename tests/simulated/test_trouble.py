@@ -366,6 +366,7 @@ def test_what_a_machine_does_is_told_with_its_system_even_when_that_has_gone(par
         record = parallel.store.system("pair")
         assert record is not None
         parallel.store.delete_system(record.id)
+        parallel.controller.supervisor.look()  # which reads the systems too
     finally:
         parallel.controller.supervisor.stop()
     assert ("machine.crashed", "pair", "boss") in told()

@@ -125,10 +125,10 @@ class Forking:
         return snapshot
 
     def begin_preparing(self, forks: Sequence[SystemId]) -> list[Future[Known]]:
-        """Make what forks that have nothing yet need besides a cut, networks and seeds, in the background.
+        """Make what forks need besides a cut, networks and seeds, in the background; each then says what was done.
 
-        Each then says what was done of it. Nobody looks whether it is there: the loop that brings the fork up does at
-        its end, and the machines wait for this one.
+        Nobody looks before or after: a fork that was just recorded has nothing, what may be there of an earlier try
+        is made again, which changes nothing, and the loop that brings the fork up looks at its end.
         """
         labels = [_label(self.record(fork_id), forks) for fork_id in forks]
         return [

@@ -1,7 +1,7 @@
 """Bring one system to a goal: observe, plan, do the next steps, journal them, and look again when that may matter.
 
-Nothing is replayed. After a crash a new loop observes the world and plans from there. Steps that do not depend on
-one another run in parallel.
+Nothing is replayed: after a crash a new loop observes the world and plans from there. Steps that do not depend on one
+another run in parallel.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Run:
 
     flights: dict[str, _Flight] = field(default_factory=dict)
     left: SystemPlan | None = None  # of the last plan, as long as it holds
-    is_through: bool = False  # all of the last plan was done, and nothing else came of it
+    is_through: bool = False  # the last step of the last plan was done: only a look is left
     given_up: dict[str, OperationalError] = field(default_factory=dict)
     successes: dict[str, int] = field(default_factory=dict)
     reboots: dict[str, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What there was of a system, and the steps that were carried out since."""
+    """What there was of a system, and the steps that were carried out since, without another look."""
 
     view: SystemView
     done: Sequence[Step] = ()
@@ -110,7 +110,9 @@ class PlanLoop:
         while True:
             self._life.check_cancelled()
             record = self._system()
-            if record is None or (self._run.is_through and not self._confirm):
+            if record is None:
+                return None
+            if self._run.is_through and not self._confirm and not self._run.flights:
                 return record
             plan = self._run.left = self._run.left or self._plan(record)
             if plan is None:

@@ -1,4 +1,4 @@
-"""Look at everything now and then, and whenever something happens by itself; put right what differs.
+"""Look at everything now and then, and whenever something happens by itself; tell that, and put right what differs.
 
 What is put right is an operation like any other (kind `reconcile`), so people see it, with its reason.
 """
@@ -67,7 +67,8 @@ class Supervisor:
         self._wake = threading.Event()
         self._stopping = False
         self._untold: deque[tuple[float, MachineEvent]] = deque()
-        self._places: dict[MachineId, tuple[str, str]] = {}  # when systems were read last
+        # Systems as they were since events were told last: a machine's end is told when its system may have gone.
+        self._places: dict[MachineId, tuple[str, str]] = {}
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._unwatch: Callable[[], None] | None = None
 
@@ -85,10 +86,9 @@ class Supervisor:
             self._unwatch()
         self._thread.join(5)
         if not self._thread.is_alive():
-            try:
-                self._tell()
-            except OperationalError as error:
-                log.warning("machine-events-not-recorded", number=len(self._untold), error=str(error))
+            self._tell()
+        if self._untold:
+            log.warning("machine-events-not-recorded", number=len(self._untold))
 
     def _heard(self, event: MachineEvent) -> None:
         """Called by whoever delivers events, perhaps while machines stand still for a cut: nothing is done here."""
@@ -99,27 +99,41 @@ class Supervisor:
         self._wake.set()
 
     def _tell(self) -> None:
-        """Keep what machines did by themselves as events for people."""
-        if not self._untold:
+        """Keep what machines did by themselves as events for people; what cannot be kept now is tried again."""
+        try:
+            if self._untold:
+                now = _places(self._around.store.systems())
+                self._places |= now
+                while self._untold:
+                    self._tell_first()
+                self._places = now
+        except OperationalError as error:
+            log.warning("machine-events-wait", number=len(self._untold), error=str(error))
+
+    def _tell_first(self) -> None:
+        at, event = self._untold.popleft()
+        try:
+            self._keep_event(at, event)
+        except OperationalError:
+            self._untold.appendleft((at, event))
+            raise
+
+    def _keep_event(self, at: float, event: MachineEvent) -> None:
+        place = self._places.get(event.machine_id)
+        if place is None:
             return
-        former, self._places = self._places, _places(self._around.store.systems())
-        places = former | self._places  # the end of a machine is told when its system may be gone
-        while self._untold:
-            at, event = self._untold[0]
-            if event.machine_id in places:
-                system, machine = places[event.machine_id]
-                self._around.store.add_event(
-                    Event(
-                        sequence=0,
-                        at=at,
-                        kind=f"machine.{event.kind}",
-                        system=system,
-                        machine=machine,
-                        attributes={"detail": event.detail, "host": self._around.host.name},
-                    )
-                )
-                self._around.hub.touch_events()
-            self._untold.popleft()
+        system, machine = place
+        self._around.store.add_event(
+            Event(
+                sequence=0,
+                at=at,
+                kind=f"machine.{event.kind}",
+                system=system,
+                machine=machine,
+                attributes={"detail": event.detail, "host": self._around.host.name},
+            )
+        )
+        self._around.hub.touch_events()
 
     def _watch(self) -> None:
         while not self._stopping:
@@ -158,7 +172,7 @@ class Supervisor:
         begun = 0
         # Generations that only wait come first: while one still leads out, the live one must not.
         systems = sorted(self._around.store.systems(), key=lambda system: system.kept_of is None)
-        self._places = _places(systems)
+        self._places |= _places(systems)
         held_back: set[SystemId] = set()
         for system in systems:
             view = views.get(system.id) or SystemView()

@@ -23,7 +23,10 @@ _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Commands that put `tables` in place. `applied` keeps the commands that were carried out last."""
+    """Commands that put `tables` in place, beginning each with its removal; no two rules have the same table.
+
+    `applied` keeps the commands that were carried out last.
+    """
 
     commands: str
     tables: frozenset[Table]
@@ -47,13 +50,13 @@ def ensure(wanted: Sequence[Rules], *, subject: str) -> bool:
 
 
 def _needed(rules: Rules, loaded: set[Table]) -> str:
-    """The commands without the removal of tables that are not there.
+    """The commands, where tables that are not there are not removed but made; should one be there, that fails.
 
     When a table was removed, the kernel has `nft` wait at its end until no processor looks at it any more: 15 ms.
     """
     commands = rules.commands
     for family, name in rules.tables - loaded:
-        commands = commands.replace(remove_table(family, name), "", 1)
+        commands = commands.replace(remove_table(family, name), f"create table {family} {name}\n", 1)
     return commands
 
 
