@@ -13,7 +13,7 @@ from forkbed.base.ids import SnapshotId, SystemId
 from forkbed.core.snapshots.records import Snapshot
 from forkbed.core.systems.branch import branch_goal
 from forkbed.core.systems.goal import Goal
-from forkbed.core.systems.view import SystemView
+from forkbed.core.systems.steps import Step
 from forkbed.engine.cutting import (
     CutTerms,
     complete_snapshot,
@@ -23,7 +23,7 @@ from forkbed.engine.cutting import (
     take_back,
 )
 from forkbed.engine.life import Life
-from forkbed.engine.planloop import Known, PlanLoop
+from forkbed.engine.planloop import PlanLoop
 from forkbed.engine.removal import forget_deleted
 from forkbed.engine.surroundings import Surroundings
 from forkbed.ports.cuts import Cut
@@ -76,14 +76,14 @@ class Forking:
         *,
         cold: bool,
         up: bool,
-        prepared: Sequence[Future[Known]] = (),
+        prepared: Sequence[Future[Sequence[Step]]] = (),
     ) -> None:
         """All forks side by side; raises what the first of them failed of, when all have ended.
 
         `prepared`: what `begin_preparing` gave for them, if they were prepared beforehand.
         """
         loops: list[Future[SystemRecord | None]] = []
-        for fork_id, made in zip_longest(forks, prepared):
+        for fork_id, preparing in zip_longest(forks, prepared):
             record = self.record(fork_id)
             origin = record.resolved.origin
             assert origin is not None
@@ -93,8 +93,8 @@ class Forking:
             self._store.save_system(
                 replace(record, resolved=resolved, wanted=branch.wanted, up=branch.networks, changed_at=now)
             )
-            known = made.result() if made is not None and made.exception() is None else None
-            loop = PlanLoop(self._life, fork_id, branch, label=_label(record, forks), known=known)
+            made = preparing.result() if preparing is not None and preparing.exception() is None else None
+            loop = PlanLoop(self._life, fork_id, branch, label=_label(record, forks), made=made)
             loops.append(self._around.waiters.submit(loop.run))
         failures = [error for error in (loop.exception() for loop in loops) if error is not None]
         if failures:
@@ -124,7 +124,7 @@ class Forking:
             define_on_layers(self._host, self._store, snapshot.resolved)
         return snapshot
 
-    def begin_preparing(self, forks: Sequence[SystemId]) -> list[Future[Known]]:
+    def begin_preparing(self, forks: Sequence[SystemId]) -> list[Future[Sequence[Step]]]:
         """Make what forks need besides a cut, networks and seeds, in the background; each then says what was done.
 
         Nobody looks before or after: a fork that was just recorded has nothing, what may be there of an earlier try
@@ -136,11 +136,11 @@ class Forking:
             for fork_id, label in zip(forks, labels, strict=True)
         ]
 
-    def _prepare(self, fork_id: SystemId, label: str) -> Known:
-        goal, nothing = Goal({}, networks=True, seeds=True), SystemView()
-        loop = PlanLoop(self._life, fork_id, goal, label=label, known=Known(nothing), confirm=False)
+    def _prepare(self, fork_id: SystemId, label: str) -> Sequence[Step]:
+        goal = Goal({}, networks=True, seeds=True)
+        loop = PlanLoop(self._life, fork_id, goal, label=label, made=(), confirm=False)
         loop.run()
-        return Known(nothing, loop.done)
+        return loop.done
 
     def undo(self, forks: Sequence[SystemId], own_cut: SnapshotId | None) -> None:
         """Nothing stays of forks that did not come to be, nor of the cut that was made for them."""

@@ -52,14 +52,6 @@ class _Run:
     unreachable_since: dict[str, float] = field(default_factory=dict)  # by step, or "" for looking
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What there was of a system, and the steps that were carried out since, without another look."""
-
-    view: SystemView
-    done: Sequence[Step] = ()
-
-
 class PlanLoop:
     """Brings a system to a goal once. `label` goes before its steps' names in an operation on several systems."""
 
@@ -71,13 +63,13 @@ class PlanLoop:
         *,
         label: str = "",
         checks: bool = False,
-        known: Known | None = None,
+        made: Sequence[Step] | None = None,
         confirm: bool = True,
     ) -> None:
         """With `checks`, the machines' checks are asked at the end.
 
-        What is `known` serves for the first plan instead of a look. To `confirm` is to look at the end whether the
-        goal is reached; without that somebody else will.
+        `made` is all that was ever done for a system that was just recorded: the first plan follows from it, without
+        a look. To `confirm` is to look at the end whether the goal is reached; without that somebody else will.
         """
         self._life = life
         self._around = life.around
@@ -85,7 +77,7 @@ class PlanLoop:
         self._goal = goal
         self._label = label
         self._checks = checks
-        self._known = known
+        self._made = made
         self._confirm = confirm
         self._done: list[Step] = []
         self._run = _Run()
@@ -141,10 +133,10 @@ class PlanLoop:
 
     def _plan(self, record: SystemRecord) -> SystemPlan | None:
         """The plan from what is seen now; None if the host does not answer and we may still hope."""
-        known, self._known = self._known, None
-        if known is not None:
-            plan: SystemPlan | None = plan_system(record.resolved, self._goal, known.view)
-            for step in known.done:
+        made, self._made = self._made, None
+        if made is not None:
+            plan: SystemPlan | None = plan_system(record.resolved, self._goal, SystemView())
+            for step in made:
                 plan = plan.without(step) if plan is not None else None
             if plan is not None:
                 return plan
