@@ -7,7 +7,6 @@ Read once at the border (the command line, the server's start) and handed down; 
 from __future__ import annotations
 
 import ipaddress
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -72,7 +71,7 @@ def variable_of(name: str) -> str:
 
 def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         if not must_exist:
             return {}
@@ -82,10 +81,14 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
             "there is no such configuration file",
             f"correct or unset {CONFIG_VARIABLE}",
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OperationalError(
-            Kind.INVALID, str(path), f"cannot be read: {error}", "correct the file"
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    import tomllib  # here, because every command reads the settings, and most find no file
+
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _unreadable(path, error) from error
     unknown = sorted(values.keys() - _PARSERS.keys())
     if unknown:
         raise OperationalError(
@@ -95,6 +98,10 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, Any]:
             f"known settings are {', '.join(_PARSERS)}",
         )
     return values
+
+
+def _unreadable(path: Path, error: Exception) -> OperationalError:
+    return OperationalError(Kind.INVALID, str(path), f"cannot be read: {error}", "correct the file")
 
 
 def _parse(name: str, source: str, value: object) -> Any:
