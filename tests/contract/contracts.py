@@ -91,10 +91,12 @@ def hypervisor_keeps_definitions(bench: Bench) -> None:
     assert bench.hypervisor.define(bench.definition(BOSS, digest="d2")) is Effect.CHANGED
     assert _seen(bench).definition_digest == "d2"
     assert bench.hypervisor.machine(BOSS.id) == _seen(bench)
+    assert bench.hypervisor.power(BOSS.id) is Power.OFF
     assert bench.hypervisor.undefine(BOSS.id) is Effect.CHANGED
     assert bench.hypervisor.undefine(BOSS.id) is Effect.ALREADY
     assert all(machine.machine_id != BOSS.id for machine in bench.hypervisor.machines())
     assert bench.hypervisor.machine(BOSS.id) is None
+    assert bench.hypervisor.power(BOSS.id) is Power.ABSENT
 
 
 def hypervisor_runs_a_machine(bench: Bench) -> None:
@@ -110,8 +112,10 @@ def hypervisor_runs_a_machine(bench: Bench) -> None:
     assert hypervisor.pause(BOSS.id) is Effect.CHANGED
     assert hypervisor.pause(BOSS.id) is Effect.ALREADY
     assert (_seen(bench).power, _seen(bench).boot_id) == (Power.PAUSED, first.boot_id)
+    assert hypervisor.power(BOSS.id) is Power.PAUSED
     assert hypervisor.resume(BOSS.id) is Effect.CHANGED
     assert hypervisor.resume(BOSS.id) is Effect.ALREADY
+    assert hypervisor.power(BOSS.id) is Power.RUNNING
     refused(Kind.CONFLICT, lambda: hypervisor.undefine(BOSS.id))
     assert hypervisor.force_off(BOSS.id) is Effect.CHANGED
     assert hypervisor.force_off(BOSS.id) is Effect.ALREADY

@@ -112,8 +112,6 @@ class BranchRequests:
         if earlier is not None:
             return earlier
         record = self._submission.addressed(system, request)
-        if not options.at:
-            check_cuttable(self._around.host, record, memory=not options.cold)
         made = self.new_forks(record, options, request)
         goal = ForkGoal(made.snapshot.id, not options.at, made.ids, options.cold, record.up)
         operation = self._submission.submit(
@@ -132,15 +130,18 @@ class BranchRequests:
         self, record: SystemRecord, options: ForkOptions, request: Request, *, internal: bool = False
     ) -> NewForks:
         """What is to be stored of forks that may be made. With `internal` the name is Forkbed's own choice."""
-        names = [options.name] if internal else self._fork_names(options)
         if options.at:
+            names = self._fork_names(options)
             snapshot = self.find(record, options.at)
+            running = _alive_in(snapshot)
         else:
+            running = check_cuttable(self._around.host, record, memory=not options.cold)
+            names = [options.name] if internal else self._fork_names(options)
             kind = SnapshotKind.DISKS if options.cold else SnapshotKind.LIVE
             snapshot = replace(
                 self._new_snapshot(record, f"cut-{self._options.draw_id(6)}", kind, request), automatic=True
             )
-        self._check_memory(record, snapshot, options)
+        self._check_room(f"fork of system {record.name}", snapshot, running, options.count)
         forks = [fork_system(snapshot, name, self._draws(), own_cut=not options.at) for name in names]
         return NewForks(
             snapshot,
@@ -301,23 +302,14 @@ class BranchRequests:
                 )
         return names
 
-    def _check_memory(self, record: SystemRecord, snapshot: Snapshot, options: ForkOptions) -> None:
-        """Refuse what does not fit, before anything stands still for it."""
-        subject = f"fork of system {record.name}"
-        if options.at:
-            self.check_room(subject, snapshot, options.count)
-            return
-        running = alive_machines(self._around.host, record.resolved)
-        self._check_room(subject, snapshot, running, options.count)
-
-    def check_room(self, subject: str, snapshot: Snapshot, count: int = 1) -> None:
-        """CONFLICT if the host's memory has no room for what the snapshot brings back, that many times."""
-        running = frozenset(cut.machine_id for cut in snapshot.machines if cut.power in ALIVE)
-        self._check_room(subject, snapshot, running, count)
+    def check_room(self, subject: str, snapshot: Snapshot) -> None:
+        """CONFLICT if the host's memory has no room for what the snapshot brings back."""
+        self._check_room(subject, snapshot, _alive_in(snapshot), 1)
 
     def _check_room(
         self, subject: str, snapshot: Snapshot, running: frozenset[MachineId], count: int
     ) -> None:
+        """Refuse what does not fit, before anything stands still for it."""
         needed = count * sum(
             machine.spec.memory_bytes + _MACHINE_OVERHEAD_BYTES
             for machine in snapshot.resolved.machines
@@ -399,3 +391,7 @@ class BranchRequests:
 
     def _revisions(self, record: SystemRecord) -> Mapping[int, RevisionRecord]:
         return {revision.number: revision for revision in self._around.store.revisions(record.id)}
+
+
+def _alive_in(snapshot: Snapshot) -> frozenset[MachineId]:
+    return frozenset(cut.machine_id for cut in snapshot.machines if cut.power in ALIVE)

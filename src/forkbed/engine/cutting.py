@@ -6,8 +6,10 @@ machines run on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import structlog
 
@@ -16,18 +18,20 @@ from forkbed.base.ids import MachineId, SnapshotId
 from forkbed.core.snapshots.records import MachineCut, Snapshot, SnapshotKind, SnapshotStatus
 from forkbed.core.systems import digests
 from forkbed.core.systems.planner import ALIVE
-from forkbed.core.systems.spec import ResolvedSystem
+from forkbed.core.systems.spec import ResolvedMachine, ResolvedSystem
 from forkbed.core.systems.view import Power
 from forkbed.engine.branching import MachineCutSummary
 from forkbed.engine.effects import Effects
 from forkbed.engine.host import Host
 from forkbed.engine.sidecars import forget_snapshot, write_snapshot_sidecar
 from forkbed.ports.cuts import Cut, CutOrder, CutOutcome, DiskCut
-from forkbed.ports.hypervisor import HypervisorMachine
 from forkbed.ports.progress import Progress
 from forkbed.ports.store import Store, SystemRecord
 
 log = structlog.get_logger(__name__)
+
+_AT_ONCE = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +48,23 @@ class CutTerms:
     before_freeze: Callable[[], None] = lambda: None
 
 
-def seen_machines(host: Host, system: ResolvedSystem) -> Mapping[MachineId, HypervisorMachine]:
-    """The system's machines as the hypervisor shows them now."""
-    declared = {machine.id for machine in system.machines}
-    return {seen.machine_id: seen for seen in host.hypervisor.machines() if seen.machine_id in declared}
+def machine_powers(host: Host, system: ResolvedSystem) -> Mapping[MachineId, Power]:
+    """What each of the system's machines does now."""
+    return {machine.id: host.hypervisor.power(machine.id) for machine in system.machines}
 
 
 def alive_machines(host: Host, system: ResolvedSystem) -> frozenset[MachineId]:
     """The system's machines that run or stand still in memory."""
-    seen = seen_machines(host, system)
-    return frozenset(machine_id for machine_id, machine in seen.items() if machine.power in ALIVE)
+    powers = machine_powers(host, system)
+    return frozenset(machine_id for machine_id, power in powers.items() if power in ALIVE)
 
 
-def check_cuttable(host: Host, record: SystemRecord, *, memory: bool) -> None:
-    """Refuse what cannot be cut, before anything is stopped for it."""
+def check_cuttable(host: Host, record: SystemRecord, *, memory: bool) -> frozenset[MachineId]:
+    """Refuse what cannot be cut, before anything is stopped for it; the machines that run or stand in memory."""
     system = record.resolved
-    seen = seen_machines(host, system)
     present = {volume.volume_id for volume in host.volumes.volumes()}
-    for machine in system.machines:
+
+    def check(machine: ResolvedMachine) -> bool:
         subject = f"machine {system.name}/{machine.name}"
         if any(volume.id not in present for volume in machine.volumes):
             raise OperationalError(
@@ -70,9 +73,9 @@ def check_cuttable(host: Host, record: SystemRecord, *, memory: bool) -> None:
                 "has no disks yet, so there is nothing to keep of it",
                 f"bring the system up first: `forkbed start {system.name}`",
             )
-        now = seen.get(machine.id)
+        now = host.hypervisor.machine(machine.id)
         if now is None or now.power not in ALIVE:
-            continue
+            return False
         if now.running_digest != digests.definition_digest(system, machine):
             raise OperationalError(
                 Kind.CONFLICT,
@@ -88,6 +91,10 @@ def check_cuttable(host: Host, record: SystemRecord, *, memory: bool) -> None:
                 f"its memory cannot be cut while it runs: {refusal}",
                 "keep the disks alone: `forkbed snapshot --disks-only`, `forkbed fork --cold`",
             )
+        return True
+
+    alive = _of_each(system.machines, check)
+    return frozenset(machine.id for machine, lives in zip(system.machines, alive, strict=True) if lives)
 
 
 def cut_system(
@@ -102,9 +109,9 @@ def cut_system(
     None for a system of which nothing runs. On an error everything is as before.
     """
     system = record.resolved
-    seen = seen_machines(host, system)
+    powers = machine_powers(host, system)
     try:
-        orders = _prepare(host, system, snapshot, seen, lasting=terms.lasting)
+        orders = _prepare(host, system, snapshot, powers, lasting=terms.lasting)
         quiesce = snapshot.kind is SnapshotKind.DISKS
         cut = None
         if orders:
@@ -123,7 +130,7 @@ def cut_system(
         settle_volumes(host, system, snapshot.id)
         outcomes = {outcome.machine_id: outcome for outcome in cut.outcomes} if cut is not None else {}
         machines = tuple(
-            _machine_cut(machine.id, machine.name, seen.get(machine.id), outcomes.get(machine.id))
+            _machine_cut(machine.id, machine.name, powers[machine.id], outcomes.get(machine.id))
             for machine in system.machines
         )
         snapshot = replace(snapshot, machines=machines)
@@ -156,9 +163,9 @@ def define_on_layers(host: Host, store: Store, system: ResolvedSystem) -> None:
     """
     effects = Effects(host, store, system)
     try:
-        defined = seen_machines(host, system)
+        powers = machine_powers(host, system)
         for machine in system.machines:
-            if machine.id in defined:
+            if powers[machine.id] is not Power.ABSENT:
                 effects.define(machine)
     except OperationalError as error:
         log.warning("definitions-name-older-layers", system=system.name, error=str(error))
@@ -166,10 +173,11 @@ def define_on_layers(host: Host, store: Store, system: ResolvedSystem) -> None:
 
 def settle_volumes(host: Host, system: ResolvedSystem, snapshot_id: SnapshotId) -> None:
     """Record for each volume whether its machine's writes moved on to the overlay of the cut."""
-    for machine in system.machines:
-        in_use = host.cuts.disks_in_use(machine.id)
+    prepared = host.volume_cuts.prepared_cuts()
+    written = _of_each(system.machines, lambda machine: host.cuts.disks_in_use(machine.id))
+    for machine, in_use in zip(system.machines, written, strict=True):
         for volume in machine.volumes:
-            if host.volume_cuts.prepared_cuts().get(volume.id) == snapshot_id:
+            if prepared.get(volume.id) == snapshot_id:
                 files = in_use.get(host.volumes.attachment(volume).serial)
                 host.volume_cuts.finish_cut(volume.id, snapshot_id, files[0] if files else None)
 
@@ -211,7 +219,7 @@ def _prepare(
     host: Host,
     system: ResolvedSystem,
     snapshot: Snapshot,
-    seen: Mapping[MachineId, HypervisorMachine],
+    powers: Mapping[MachineId, Power],
     *,
     lasting: bool,
 ) -> list[CutOrder]:
@@ -223,18 +231,21 @@ def _prepare(
             )
             for volume in machine.volumes
         )
-        now = seen.get(machine.id)
-        if now is not None and now.power in ALIVE:
+        if powers[machine.id] in ALIVE:
             memory = snapshot.kind is SnapshotKind.LIVE
             orders.append(CutOrder(machine.id, disks, memory, lasting))
     return orders
 
 
-def _machine_cut(
-    machine_id: MachineId, name: str, seen: HypervisorMachine | None, outcome: CutOutcome | None
-) -> MachineCut:
+def _of_each(machines: Sequence[ResolvedMachine], ask: Callable[[ResolvedMachine], T]) -> list[T]:
+    """The answers of all machines, asked at the same time: most of it is waiting. Raises the first error."""
+    with ThreadPoolExecutor(_AT_ONCE, "look") as pool:
+        return list(pool.map(ask, machines))
+
+
+def _machine_cut(machine_id: MachineId, name: str, power: Power, outcome: CutOutcome | None) -> MachineCut:
     if outcome is None:
-        return MachineCut(machine_id, name, seen.power if seen is not None else Power.OFF)
+        return MachineCut(machine_id, name, Power.OFF if power is Power.ABSENT else power)
     return MachineCut(
         machine_id=machine_id,
         name=name,

@@ -14,7 +14,7 @@ from forkbed.core.systems.spec import ResolvedMachine
 from forkbed.core.systems.view import Power
 from forkbed.engine.awakening import awaken
 from forkbed.engine.comparing import Comparison
-from forkbed.engine.cutting import seen_machines
+from forkbed.engine.cutting import machine_powers
 from forkbed.engine.forking import Forking
 from forkbed.engine.life import Life
 from forkbed.engine.maintenance import maintain
@@ -131,15 +131,13 @@ class Reversion:
 
     def _go_on(self, live: SystemRecord) -> None:
         """Its clocks stood still: they are stepped before anything asks whether it is ready."""
-        seen = seen_machines(self._host, live.resolved)
+        powers = machine_powers(self._host, live.resolved)
         machines = [
             machine
             for machine in live.resolved.machines
-            if live.wanted.get(machine.name) is Wanted.RUNNING
-            and machine.id in seen
-            and seen[machine.id].power in ALIVE
+            if live.wanted.get(machine.name) is Wanted.RUNNING and powers[machine.id] in ALIVE
         ]
-        still = [machine for machine in machines if seen[machine.id].power is Power.PAUSED]
+        still = [machine for machine in machines if powers[machine.id] is Power.PAUSED]
         goal = Goal({machine.name: Wanted.PAUSED for machine in still}, networks=True)
         PlanLoop(committed(self._life), live.id, goal).run()
         for machine in still:

@@ -20,7 +20,7 @@ from forkbed.core.systems.branch import Draws, roll_back, waking_goal
 from forkbed.core.systems.generations import kept_name
 from forkbed.engine.branch_options import ForkOptions
 from forkbed.engine.branch_requests import BranchRequests
-from forkbed.engine.cutting import alive_machines, check_cuttable
+from forkbed.engine.cutting import alive_machines
 from forkbed.engine.host import Host
 from forkbed.engine.maintenance import has_hooks
 from forkbed.engine.options import Options
@@ -76,7 +76,6 @@ class UpgradeRequests:
             return earlier
         record = self._submission.addressed(system, request)
         parsed = parse_steps(bundle, [machine.name for machine in record.resolved.machines])
-        check_cuttable(self._host, record, memory=True)
         name = options.name or f"{record.name}-rehearsal-{self._options.draw_id(4)}"
         made = self._branches.new_forks(record, ForkOptions(name, count=2 if options.twice else 1), request)
         rehearsal = Rehearsal(
@@ -151,7 +150,6 @@ class UpgradeRequests:
         refusal = self._refusal(rehearsal, record, options)
         if refusal is not None:
             raise refusal.error(name)
-        check_cuttable(self._host, record, memory=True)
         generation = self._next_generation(record)
         made = self._branches.new_forks(
             record, ForkOptions(kept_name(record.name, generation)), request, internal=True

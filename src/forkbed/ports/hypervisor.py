@@ -100,6 +100,9 @@ class Hypervisor(Protocol):
     def machine(self, machine_id: MachineId) -> HypervisorMachine | None:
         """One of `machines`; None if it is not defined."""
 
+    def power(self, machine_id: MachineId) -> Power:
+        """What the machine does, ABSENT if it is not defined: less work than `machine`, and nothing else."""
+
     def define(self, definition: MachineDefinition) -> Effect:
         """Write the persistent definition; a running machine keeps its own until it is started again."""
 

@@ -133,6 +133,15 @@ class LibvirtHypervisor:
                 return None
             raise
 
+    def power(self, machine_id: MachineId) -> Power:
+        """What the machine does. See `ports.hypervisor`."""
+        try:
+            return self.on_domain(machine_id, "look what it does", power_of, timeout_s=_LOOK_TIMEOUT_S)
+        except OperationalError as error:
+            if error.kind is Kind.NOT_FOUND:
+                return Power.ABSENT
+            raise
+
     def define(self, definition: MachineDefinition) -> Effect:
         """Write the persistent definition; ALREADY if it is the same to the letter."""
         machine = definition.machine
@@ -364,8 +373,9 @@ class LibvirtHypervisor:
                 domain = connection.lookupByUUIDString(known.uuid)
                 if self._is_named_ours(domain):
                     return domain
+        others = {known.uuid for known in list(self._known.values())}  # one machine has a UUID for good
         for domain in connection.listAllDomains(0):
-            if self._is_named_ours(domain) and self._identify(domain) == machine_id:
+            if domain.UUIDString() not in others and self._identify(domain) == machine_id:
                 return domain
         raise OperationalError(
             Kind.NOT_FOUND,

@@ -36,6 +36,11 @@ class SimulatedHypervisor:
         """One machine."""
         return next((seen for seen in self.machines() if seen.machine_id == machine_id), None)
 
+    def power(self, machine_id: MachineId) -> Power:
+        """What one machine does."""
+        seen = self.machine(machine_id)
+        return Power.ABSENT if seen is None else seen.power
+
     def define(self, definition: MachineDefinition) -> Effect:
         """Write the definition; a running machine keeps the one it was started with."""
         machine = definition.machine
