@@ -107,15 +107,14 @@ def test_host_rules() -> None:
     on_bridge = Record(
         NetworkId("net3"), SystemId("s"), "x/z", "fbt1st00000003", NAT.spec.subnet, outside="br0"
     )
-    text = host_rules.render_host_rules(INSTALLATION, [record(), isolated, on_bridge])
-    assert same_as_golden("host.nft", text)
+    records = [record(), isolated, on_bridge]
+    tables = (host_rules.render_guard, host_rules.render_host_table)
+    assert same_as_golden("host.nft", "".join(render(INSTALLATION, records) for render in tables))
 
 
 def test_the_last_network_takes_the_hosts_rules_along() -> None:
-    assert host_rules.render_host_rules(INSTALLATION, []) == (
-        "table bridge fbt1stguard\ndelete table bridge fbt1stguard\n"
-        "table inet fbt1sthost\ndelete table inet fbt1sthost\n"
-    )
+    assert host_rules.render_guard(INSTALLATION, []) == ""
+    assert host_rules.render_host_table(INSTALLATION, []) == ""
 
 
 @pytest.mark.parametrize("nat", [True, False])
@@ -151,9 +150,8 @@ def test_service_rules_of_a_fork(is_shared: bool) -> None:
     assert same_as_golden(f"service-recorded-{'shared' if is_shared else 'own'}.nft", text)
 
 
-def test_frames_for_any_mac_are_taken_or_not() -> None:
-    assert same_as_golden("service-any-mac.nft", service_rules.render_any_mac(taken=True))
-    assert service_rules.render_any_mac(taken=False) == "table netdev forkbed\ndelete table netdev forkbed\n"
+def test_frames_for_any_mac_are_taken() -> None:
+    assert same_as_golden("service-any-mac.nft", service_rules.render_any_mac())
 
 
 def test_nothing_is_published_of_a_fork() -> None:

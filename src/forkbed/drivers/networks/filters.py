@@ -66,7 +66,7 @@ class FilteredNetwork:
 
 
 def render_filters(network: FilteredNetwork) -> str:
-    """The nft commands that put the network's table in place, whether or not there was one."""
+    """The network's table, for `nft`."""
     sections = [
         _sets(network),
         _prerouting(network),
@@ -78,18 +78,13 @@ def render_filters(network: FilteredNetwork) -> str:
         _forward(network),
         _OUTPUT,
     ]
-    return replace_table("bridge", network.table, sections)
+    return render_table("bridge", network.table, sections)
 
 
-def replace_table(family: str, name: str, sections: Iterable[str]) -> str:
-    """The nft commands that replace a whole table in one transaction, or make it."""
+def render_table(family: str, name: str, sections: Iterable[str]) -> str:
+    """A whole table."""
     body = "\n".join(section.strip("\n") for section in sections if section)
-    return f"{remove_table(family, name)}table {family} {name} {{\n{body}\n}}\n"
-
-
-def remove_table(family: str, name: str) -> str:
-    """The nft commands that remove a table, whether or not it is there."""
-    return f"table {family} {name}\ndelete table {family} {name}\n"
+    return f"table {family} {name} {{\n{body}\n}}\n"
 
 
 def render_set(name: str, declaration: str, elements: Iterable[str]) -> str:

@@ -28,13 +28,7 @@ from forkbed.base.ids import InstallationId
 from forkbed.core.networks.names import interface_prefix, outer_port_name, transit_name
 from forkbed.core.networks.publications import ANY_ADDRESS, Publication
 from forkbed.core.systems.spec import Protocol
-from forkbed.drivers.networks.filters import (
-    MARK_INSIDE,
-    MARK_OUTSIDE,
-    remove_table,
-    render_set,
-    replace_table,
-)
+from forkbed.drivers.networks.filters import MARK_INSIDE, MARK_OUTSIDE, render_set, render_table
 from forkbed.drivers.networks.records import Record
 
 
@@ -48,16 +42,10 @@ def host_table(installation: InstallationId) -> str:
     return f"{interface_prefix(installation)}host"
 
 
-def render_host_rules(installation: InstallationId, records: Sequence[Record]) -> str:
-    """The nft commands that put both tables in place for these networks; that remove them if there are none."""
+def render_guard(installation: InstallationId, records: Sequence[Record]) -> str:
+    """The table of the bridge family for these networks; "" if there are none, for then there is to be no table."""
     if not records:
-        return remove_table("bridge", guard_table(installation)) + remove_table(
-            "inet", host_table(installation)
-        )
-    return _guard(installation, records) + _host(installation, [r for r in records if r.transit], records)
-
-
-def _guard(installation: InstallationId, records: Iterable[Record]) -> str:
+        return ""
     ours = f'iifname "{interface_prefix(installation)}*"'
     outer = [outer_port_name(installation, record.network_id) for record in records if record.outside]
     outer_ports = render_set("outer_ports", "type ifname", [f'"{name}"' for name in outer])
@@ -74,10 +62,14 @@ def _guard(installation: InstallationId, records: Iterable[Record]) -> str:
 		{let_out}
 		{ours} drop
 	}}"""
-    return replace_table("bridge", guard_table(installation), [outer_ports, chains])
+    return render_table("bridge", guard_table(installation), [outer_ports, chains])
 
 
-def _host(installation: InstallationId, linked: Sequence[Record], records: Sequence[Record]) -> str:
+def render_host_table(installation: InstallationId, records: Sequence[Record]) -> str:
+    """The table of the inet family for these networks; "" if there are none."""
+    if not records:
+        return ""
+    linked = [record for record in records if record.transit]
     names = {record.network_id: transit_name(installation, record.network_id) for record in linked}
     sets = [
         render_set("transits", "type ifname", [f'"{name}"' for name in names.values()]),
@@ -103,7 +95,7 @@ def _host(installation: InstallationId, linked: Sequence[Record], records: Seque
     ]
     sets += _published_maps(linked)
     ours = f'"{interface_prefix(installation)}*"'
-    return replace_table("inet", host_table(installation), [*sets, _nat_chains(), _wall(ours)])
+    return render_table("inet", host_table(installation), [*sets, _nat_chains(), _wall(ours)])
 
 
 def _published_maps(records: Iterable[Record]) -> list[str]:

@@ -143,7 +143,7 @@ class LinuxNetworks:
             removed |= self._intents.remove(network_id)
             table = ("bridge", names.bridge_name(self._installation, network_id))
             if table in nft.tables():
-                nft.apply(filters.remove_table(*table), subject=f"filters of network {network_id}")
+                nft.apply(nft.remove_table(table), subject=f"filters of network {network_id}")
                 removed = True
             self._records.remove(network_id)
             nft.ensure([self._host_rules()], subject="filters of the networks")
@@ -205,7 +205,7 @@ class LinuxNetworks:
         self, record: Record, network: ResolvedNetwork, members: Sequence[ResolvedMachine]
     ) -> nft.Rules:
         segment = self._segment(network.id)
-        commands = filters.render_filters(
+        table = filters.render_filters(
             filters.FilteredNetwork(
                 table=record.bridge,
                 subnet=network.spec.subnet,
@@ -217,18 +217,22 @@ class LinuxNetworks:
             )
         )
         applied = self._records.directory(network.id) / "filters.nft"
-        return nft.Rules(commands, frozenset({("bridge", record.bridge)}), applied)
+        return nft.Rules({("bridge", record.bridge): table}, applied)
 
     def _host_rules(self) -> nft.Rules:
         """The tables that all networks share, for the records there are now."""
         records = self._readable_records()
-        commands = host_rules.render_host_rules(self._installation, records)
-        tables = self._shared_tables() if records else frozenset()
-        return nft.Rules(commands, tables, self._directory / "host-rules.nft")
+        guard, host = self._shared_tables()
+        wanted = {
+            guard: host_rules.render_guard(self._installation, records),
+            host: host_rules.render_host_table(self._installation, records),
+        }
+        return nft.Rules(wanted, self._directory / "host-rules.nft")
 
-    def _shared_tables(self) -> frozenset[nft.Table]:
+    def _shared_tables(self) -> tuple[nft.Table, nft.Table]:
+        """The guard and the host's own."""
         guard, host = host_rules.guard_table(self._installation), host_rules.host_table(self._installation)
-        return frozenset({("bridge", guard), ("inet", host)})
+        return ("bridge", guard), ("inet", host)
 
     def _dnsmasq_files(
         self, record: Record, system_name: str, network: ResolvedNetwork, members: Sequence[ResolvedMachine]
@@ -296,7 +300,7 @@ class LinuxNetworks:
         return [record for record in self._records.read_all().values() if record is not None]
 
     def _tables_of(self, record: Record) -> frozenset[nft.Table]:
-        return self._shared_tables() | {("bridge", record.bridge)}
+        return frozenset({*self._shared_tables(), ("bridge", record.bridge)})
 
 
 def guest_ports(

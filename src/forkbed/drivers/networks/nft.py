@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from pyroute2.nftables.main import NFTables
 
 from forkbed.base.errors import Kind, OperationalError
 from forkbed.drivers import processes
-from forkbed.drivers.networks.filters import remove_table
 from forkbed.drivers.networks.records import holds, replace_file
 
 Table = tuple[str, str]
@@ -23,41 +22,56 @@ _FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Commands that put `tables` in place, beginning each with its removal; no two rules have the same table.
+    """Tables as they are to be, each as `table … { … }`, or "" for one that is not to be; none is in two rules.
 
-    `applied` keeps the commands that were carried out last.
+    `applied` keeps the text that was carried out last.
     """
 
-    commands: str
-    tables: frozenset[Table]
+    wanted: Mapping[Table, str]
     applied: Path
+
+    @property
+    def text(self) -> str:
+        """All tables, as `applied` keeps them."""
+        return "".join(self.wanted.values())
+
+    def are_in_place(self, loaded: Set[Table]) -> bool:
+        """Whether nothing has to be done about them."""
+        as_wanted = all((table in loaded) == bool(text) for table, text in self.wanted.items())
+        return as_wanted and (not self.text or holds(self.applied, self.text))
 
 
 def ensure(wanted: Sequence[Rules], *, subject: str) -> bool:
     """Carry out those that are not in place yet, all in one transaction; returns whether there were any."""
     loaded = tables()
-    missing = [r for r in wanted if not (holds(r.applied, r.commands) and r.tables <= loaded)]
+    missing = [rules for rules in wanted if not rules.are_in_place(loaded)]
     if not missing:
         return False
     for rules in missing:
-        rules.applied.unlink(
-            missing_ok=True
-        )  # a crash now must not let the old commands pass for the present
-    apply("".join(_needed(rules, loaded) for rules in missing), subject=subject)
+        rules.applied.unlink(missing_ok=True)  # a crash now must not let the old text pass for the present
+    commands = (_put(table, text, loaded) for rules in missing for table, text in rules.wanted.items())
+    apply("".join(commands), subject=subject)
     for rules in missing:
-        replace_file(rules.applied, rules.commands)
+        replace_file(rules.applied, rules.text)
     return True
 
 
-def _needed(rules: Rules, loaded: set[Table]) -> str:
-    """The commands, where tables that are not there are not removed but made; should one be there, that fails.
+def remove_table(table: Table) -> str:
+    """The commands that remove a table, whether or not it is there."""
+    family, name = table
+    return f"table {family} {name}\ndelete table {family} {name}\n"
 
-    When a table was removed, the kernel has `nft` wait at its end until no processor looks at it any more: 15 ms.
+
+def _put(table: Table, text: str, loaded: Set[Table]) -> str:
+    """The commands that put a table in the place of what is loaded.
+
+    When a table was removed, the kernel has `nft` wait at its end until no processor looks at it any more: 15 ms. So
+    one that is not there is not removed but made; should it be there after all, that fails.
     """
-    commands = rules.commands
-    for family, name in rules.tables - loaded:
-        commands = commands.replace(remove_table(family, name), f"create table {family} {name}\n", 1)
-    return commands
+    if table in loaded:
+        return remove_table(table) + text
+    family, name = table
+    return f"create table {family} {name}\n{text}" if text else ""
 
 
 def apply(commands: str, *, subject: str) -> None:

@@ -259,7 +259,7 @@ class Segment:
 
     def _service_rules(self, spec: SegmentSpec) -> list[nft.Rules]:
         record = spec.record
-        commands = service_rules.render_service_rules(
+        table = service_rules.render_service_rules(
             service_rules.ServiceNamespace(
                 subnet=spec.network.spec.subnet,
                 gateway=spec.network.gateway,
@@ -270,12 +270,11 @@ class Segment:
                 inside=spec.outside.inside if spec.outside else (),
             )
         )
-        table = ("inet", service_rules.TABLE)
-        rules = [nft.Rules(commands, frozenset({table}), self.directory / _SERVICE_RULES)]
+        rules = [nft.Rules({("inet", service_rules.TABLE): table}, self.directory / _SERVICE_RULES)]
         any_mac, applied = spec.outside is not None and spec.outside.is_shared, self.directory / _ANY_MAC
         if any_mac or applied.exists():
-            tables = frozenset({("netdev", service_rules.TABLE)} if any_mac else ())
-            rules.append(nft.Rules(service_rules.render_any_mac(taken=any_mac), tables, applied))
+            wanted = service_rules.render_any_mac() if any_mac else ""
+            rules.append(nft.Rules({("netdev", service_rules.TABLE): wanted}, applied))
         return rules
 
 

@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from forkbed.core.networks.publications import Publication
 from forkbed.core.systems.spec import Protocol
-from forkbed.drivers.networks.filters import remove_table, render_set, replace_table
+from forkbed.drivers.networks.filters import render_set, render_table
 from forkbed.drivers.networks.recorder.settings import LOOPBACK, PORT
 
 TABLE = "forkbed"
@@ -53,23 +53,21 @@ class ServiceNamespace:
 
 
 def render_service_rules(service: ServiceNamespace) -> str:
-    """The nft commands that put the namespace's table in place."""
+    """The namespace's table."""
     sections = [*_published_maps(service.publications), _input(service)]
     if service.transit is not None:
         sections += [_forward(service), _nat(service, service.transit)]
     if service.inside:
         sections.append(_recorded(service))
-    return replace_table("inet", TABLE, sections)
+    return render_table("inet", TABLE, sections)
 
 
-def render_any_mac(*, taken: bool) -> str:
-    """The nft commands by which the namespace takes frames for any MAC as its own, or no longer does.
+def render_any_mac() -> str:
+    """The table by which the namespace takes frames for any MAC as its own.
 
     In a fork of what was on somebody else's segment guests go on to send to the MAC of a router that is not there.
     """
-    if not taken:
-        return remove_table("netdev", TABLE)
-    return replace_table("netdev", TABLE, [_ANY_MAC])
+    return render_table("netdev", TABLE, [_ANY_MAC])
 
 
 _ANY_MAC = f"""
