@@ -47,6 +47,7 @@ class Watching:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._last_reset: dict[str, float] = {}
+        self._uncompared: set[str] = set()  # domains whose guests have not said yet which boot they are in
         self._known: dict[str, MachineId] = {}  # by domain UUID: an undefined domain cannot be asked any more
 
     def attach(self, connection: Connection) -> None:
@@ -86,10 +87,7 @@ class Watching:
             case libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE:
                 if event.event == libvirt.VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED:
                     threading.Thread(
-                        target=self._with_domain,
-                        args=(event.uuid, "learn its boot", self._boots.learn_kernel),
-                        name="libvirt-boot",
-                        daemon=True,
+                        target=self._on_agent, args=(event.uuid,), name="libvirt-boot", daemon=True
                     ).start()
             case libvirt.VIR_DOMAIN_EVENT_ID_REBOOT if not self._is_echo(event.uuid):
                 self._with_domain(event.uuid, "count a reset", self._boots.count_reset)
@@ -98,6 +96,13 @@ class Watching:
                 self._tell(MachineEvent(MachineEventKind.IO_ERROR, machine_id, str(event.detail)))
             case libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE:
                 self._on_lifecycle(event, machine_id)
+
+    def _on_agent(self, uuid: str) -> None:
+        """The guest's agent came: it can say which boot it is in."""
+        if uuid in self._uncompared:
+            self._compare(uuid)
+        else:
+            self._with_domain(uuid, "learn its boot", self._boots.learn_kernel)
 
     def _is_echo(self, uuid: str) -> bool:
         """Whether this is the second event of one reset: QEMU sends two, some 60 ms apart."""
@@ -140,10 +145,19 @@ class Watching:
         except OperationalError as error:
             _log.info("libvirt.boots-not-compared", error=str(error))
             return
+        self._uncompared = set(uuids)
         for uuid in uuids:
-            if self._with_domain(uuid, "compare boots", self._boots.compare_kernel):
-                detail = "it was reset while nobody watched"
-                self._tell(MachineEvent(MachineEventKind.RESET, self._known[uuid], detail))
+            self._compare(uuid)
+
+    def _compare(self, uuid: str) -> None:
+        """Ask the guest which boot it is in; one that is booting just now is asked again when its agent comes."""
+        was_reset = self._with_domain(uuid, "compare boots", self._boots.compare_kernel)
+        if was_reset is None:
+            return
+        self._uncompared.discard(uuid)
+        if was_reset:
+            detail = "it was reset while nobody watched"
+            self._tell(MachineEvent(MachineEventKind.RESET, self._known[uuid], detail))
 
     def _with_domain(self, uuid: str, action: str, function: Callable[[Any], Any]) -> Any:
         """`function(domain)`, or None if the domain is gone or cannot answer: events are hints, looking decides."""
